@@ -1,0 +1,78 @@
+//! What the oracle says of an observation, and what becomes of it when it shows again.
+
+use serde::{Deserialize, Serialize};
+
+/// A rule that an observation breaks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Violation {
+    /// Rule id, e.g. "H-080".
+    pub rule: String,
+    /// Line the rule was broken at; the number of lines for end-of-program rules.
+    pub line: u16,
+    /// Op name, or "end".
+    pub op: String,
+    /// What sort of state and outcome, without numbers: with rule and op it makes the signature.
+    pub class: String,
+    /// For people: the allowed set.
+    pub expected: String,
+    /// For people: what was seen.
+    pub observed: String,
+}
+
+impl Violation {
+    /// Stable over kernels, offsets and runs.
+    pub fn signature(&self) -> String {
+        format!("{}/{}/{}", self.rule, self.op, self.class)
+    }
+}
+
+/// Judgement of one observation. A fault of the harness is never `Pass` and never `Violation`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    Pass,
+    Violation(Violation),
+    Inconclusive(String),
+}
+
+/// Where a finding was seen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The reference model disagreed.
+    Oracle,
+    /// The kernel printed a report.
+    Console,
+    /// The guest stopped answering.
+    Hang,
+}
+
+/// How far a finding has been confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingState {
+    Confirmed,
+    /// Never showed again in a fresh child of a fresh VM.
+    Unconfirmed,
+    /// Listed in the kernel's known.toml.
+    Known,
+}
+
+/// A finding as it is saved: the data of finding.json.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    pub signature: String,
+    pub title: String,
+    pub source: Source,
+    pub state: FindingState,
+    /// Id in known.toml, for known ones.
+    pub known: Option<String>,
+    pub kernel: String,
+    pub seed: u64,
+    /// How often it showed, of how many replays.
+    pub reproduced: (u32, u32),
+    /// Times seen in the run.
+    pub count: u32,
+    pub violation: Option<Violation>,
+    /// The line that replays it.
+    pub replay: String,
+}
