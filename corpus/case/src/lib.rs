@@ -6,14 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod limits;
 pub mod link;
 pub mod observation;
 pub mod op;
 pub mod profile;
 pub mod program;
+pub mod text;
 pub mod value;
 pub mod verdict;
+pub mod wire;
 
 pub use observation::Observation;
 pub use op::{Op, OpKind};
