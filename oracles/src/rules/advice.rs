@@ -1,0 +1,4 @@
+//! Rules of the advice part.
+
+super::rules! { ADVICE:
+}

@@ -1,0 +1,4 @@
+//! Rules of the file part.
+
+super::rules! { FILE:
+}

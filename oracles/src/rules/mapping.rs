@@ -1,0 +1,4 @@
+//! Rules of the mapping part.
+
+super::rules! { MAPPING:
+}

@@ -1,0 +1,4 @@
+//! Rules of the observe part.
+
+super::rules! { OBSERVE:
+}

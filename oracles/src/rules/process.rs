@@ -1,0 +1,4 @@
+//! Rules of the process part.
+
+super::rules! { PROCESS:
+}

@@ -1,0 +1,4 @@
+//! Rules of the uffd part.
+
+super::rules! { UFFD:
+}

@@ -1,0 +1,499 @@
+//! The reference world: files and their cached pages, processes with their VMAs and page-table
+//! entries, userfaultfds, reservations and pools. Only state and the questions one may ask it;
+//! what an op does to it lives in `ops`, what a load or store does in `touch`.
+//!
+//! Pages are [`Body`] objects, so that two entries share a page exactly when the kernel's share a
+//! frame. Pool counters are never stepped: they are counted from the state (rule X-02).
+
+use crate::mutants::Mutant;
+use case::limits::PAGE;
+use case::observation::{Counters, Pool, Word};
+use case::{
+    Family, FileId, PageSize, PinId, Place, Policy, ProcId, Profile, Prot, Seals, Share,
+    UffdFeatures, UffdId, UffdModes,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Index of a page in [`World::bodies`].
+pub type BodyId = usize;
+/// Index of a file in [`World::files`].
+pub type FileKey = usize;
+/// Index of a private reservation in [`World::resvs`].
+pub type ResvKey = usize;
+
+/// One physical page of 4 KiB or a huge page: its content and what became of it.
+#[derive(Clone, Debug)]
+pub struct Body {
+    pub size: PageSize,
+    /// Page-cache slot, for file pages.
+    pub file: Option<(FileKey, u64)>,
+    /// Tag words by 4 KiB sub-page; absent = zero.
+    pub words: BTreeMap<u32, [Word; 2]>,
+    pub poisoned: bool,
+    /// MADV_FREE was called since the last store: reads old content or zero.
+    pub lazy: bool,
+    /// Content is not known (written by something the model does not follow).
+    pub vague: bool,
+}
+
+/// A memfd, a hugetlbfs file, or the hidden file behind shared anonymous memory and anonymous
+/// huge pages.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub page: PageSize,
+    pub size: u64,
+    pub seals: Seals,
+    /// Page cache by unit index (file offset / page size).
+    pub cache: BTreeMap<u64, BodyId>,
+    /// hugetlb: indices in the file's reserve map, whether or not a page is cached there.
+    pub resv: BTreeSet<u64>,
+    /// Not reachable by a descriptor.
+    pub hidden: bool,
+    /// On a hugetlbfs mount rather than a memfd.
+    pub mounted: bool,
+    /// Processes that hold a descriptor.
+    pub open_in: BTreeSet<ProcId>,
+}
+
+/// What stands in a page-table slot. No entry at all is "none".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// A uffd-wp marker.
+    Marker,
+    /// A UFFDIO_POISON marker.
+    UffdPoison,
+    /// Left by memory failure.
+    HwPoison,
+    Page(BodyId),
+    /// The shared zero page.
+    Zero,
+    /// None, or what an ordinary read fault would put here (THP, fault-around, collapse: the
+    /// kernel may choose). The next look decides.
+    Unsure,
+}
+
+/// A page-table entry of one unit (4 KiB, or a huge page of a hugetlb VMA).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub slot: Slot,
+    pub wp: bool,
+}
+
+/// What is behind a VMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Private anonymous base pages.
+    Anon,
+    /// A file (hidden ones included); `off` is the file offset of the VMA's start, bytes.
+    File { key: FileKey, off: u64 },
+}
+
+/// Advice and lock flags of a VMA that show or matter later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmaFlags {
+    pub locked: bool,
+    pub onfault: bool,
+    pub dontfork: bool,
+    pub wipeonfork: bool,
+    pub hugepage: bool,
+    pub nohugepage: bool,
+    pub dontdump: bool,
+    pub mergeable: bool,
+    pub seq: bool,
+    pub rand: bool,
+    pub noreserve: bool,
+}
+
+/// One VMA; `start` and `end` are virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vma {
+    pub start: u64,
+    pub end: u64,
+    pub prot: Prot,
+    pub share: Share,
+    /// Unit of its entries: base pages, or the huge page size of a hugetlb VMA.
+    pub unit: PageSize,
+    pub backing: Backing,
+    pub flags: VmaFlags,
+    /// The userfaultfd it is registered with, and the modes.
+    pub uffd: Option<(UffdId, UffdModes)>,
+    /// Private hugetlb: the reservation its owner holds. `None` for children and NORESERVE.
+    pub resv: Option<ResvKey>,
+    /// hugetlb child whose pages the owner took: every miss is SIGBUS (HPAGE_RESV_UNMAPPED).
+    pub starved: bool,
+    /// An anonymous page was ever put here (anon_vma exists), so fork copies the tables.
+    pub anon_vma: bool,
+}
+
+/// Indices of a private reservation that were consumed by a page.
+#[derive(Clone, Debug, Default)]
+pub struct Resv {
+    pub consumed: BTreeSet<u64>,
+}
+
+/// A process: its VMAs by start address and its entries by unit address.
+#[derive(Clone, Debug, Default)]
+pub struct Proc {
+    pub vmas: BTreeMap<u64, Vma>,
+    pub entries: BTreeMap<u64, Entry>,
+}
+
+/// A userfaultfd that was opened successfully.
+#[derive(Clone, Debug)]
+pub struct Uffd {
+    pub features: UffdFeatures,
+    pub policy: Policy,
+    /// Events without a reader were produced: filling ioctls may say EAGAIN.
+    pub unread: bool,
+}
+
+/// What the judge believes of one pool beside what can be counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PoolState {
+    pub total: i64,
+    /// Used and reserved before the program began: somebody else's, never ours to judge.
+    pub used_before: i64,
+    pub rsvd_before: i64,
+    /// Surplus pages and how many may be made.
+    pub surp: i64,
+    pub surp_max: i64,
+    /// A knob or a poison made the totals a matter of observation; only X-01 is judged.
+    pub witness: bool,
+}
+
+/// The whole model. Cloned only by the search over interleavings.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub family: Family,
+    pub profile: Profile,
+    pub mutant: Mutant,
+    pub names: BTreeMap<FileId, FileKey>,
+    pub files: Vec<File>,
+    pub procs: BTreeMap<ProcId, Proc>,
+    pub uffds: BTreeMap<UffdId, Uffd>,
+    pub pins: BTreeMap<PinId, Vec<BodyId>>,
+    pub bodies: Vec<Body>,
+    pub resvs: Vec<Resv>,
+    /// 2 MiB and 1 GiB pools.
+    pub pool: [PoolState; 2],
+    pub before: Counters,
+    /// Pages poisoned or taken offline so far, as (fewest, most) 4 KiB units accounted.
+    pub hw_pages: (i64, i64),
+    /// THP setting as a program may have changed it.
+    pub thp_enabled: u32,
+    /// From here on only invariants are judged, and why.
+    pub blurred: Option<String>,
+}
+
+impl Body {
+    pub fn new(size: PageSize, file: Option<(FileKey, u64)>) -> Self {
+        Body { size, file, words: BTreeMap::new(), poisoned: false, lazy: false, vague: false }
+    }
+    /// Tag words of one 4 KiB sub-page.
+    pub fn words(&self, sub: u32) -> [Word; 2] {
+        self.words.get(&sub).copied().unwrap_or([Word::Zero; 2])
+    }
+    pub fn set(&mut self, sub: u32, words: [Word; 2]) {
+        if words == [Word::Zero; 2] {
+            self.words.remove(&sub);
+        } else {
+            self.words.insert(sub, words);
+        }
+    }
+}
+
+impl Vma {
+    pub fn unit_bytes(&self) -> u64 {
+        self.unit.bytes()
+    }
+    pub fn is_hugetlb(&self) -> bool {
+        self.unit.is_huge()
+    }
+    /// File and unit index behind an address inside the VMA.
+    pub fn file_unit(&self, addr: u64) -> Option<(FileKey, u64)> {
+        match self.backing {
+            Backing::Anon => None,
+            Backing::File { key, off } => {
+                Some((key, (off + (addr - self.start)) / self.unit_bytes()))
+            }
+        }
+    }
+    /// Start address of the unit that holds `addr`.
+    pub fn unit_addr(&self, addr: u64) -> u64 {
+        addr - addr % self.unit_bytes()
+    }
+    pub fn armed(&self, mode: UffdModes) -> bool {
+        self.uffd.is_some_and(|(_, modes)| modes.any(mode))
+    }
+    /// Private memory whose pages belong to the process: anonymous, or a private file mapping.
+    pub fn is_private(&self) -> bool {
+        self.share == Share::Private
+    }
+}
+
+impl World {
+    pub fn new(profile: &Profile, before: &Counters, mutant: Mutant) -> Self {
+        let pool = |p: &Pool| PoolState {
+            total: p.total,
+            used_before: p.total - p.free,
+            rsvd_before: p.rsvd,
+            surp: p.surp,
+            ..PoolState::default()
+        };
+        World {
+            family: profile.family(),
+            profile: profile.clone(),
+            mutant,
+            names: BTreeMap::new(),
+            files: Vec::new(),
+            procs: BTreeMap::from([(ProcId(0), Proc::default())]),
+            uffds: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            bodies: Vec::new(),
+            resvs: Vec::new(),
+            pool: [pool(&before.pool_2m), pool(&before.pool_1g)],
+            before: before.clone(),
+            hw_pages: (0, 0),
+            thp_enabled: match profile.thp_enabled.as_str() {
+                "always" => 2,
+                "madvise" => 1,
+                _ => 0,
+            },
+            blurred: None,
+        }
+    }
+
+    /// True if the mutation under test is this one. Only detection tests set one.
+    pub fn mutated(&self, mutant: Mutant) -> bool {
+        self.mutant == mutant
+    }
+
+    pub fn proc(&self, id: ProcId) -> Option<&Proc> {
+        self.procs.get(&id)
+    }
+    pub fn proc_mut(&mut self, id: ProcId) -> Option<&mut Proc> {
+        self.procs.get_mut(&id)
+    }
+    /// The file behind a program's name for it, if the process holds a descriptor.
+    pub fn file(&self, proc: ProcId, id: FileId) -> Option<FileKey> {
+        let key = *self.names.get(&id)?;
+        self.files[key].open_in.contains(&proc).then_some(key)
+    }
+    pub fn new_file(&mut self, page: PageSize, hidden: bool) -> FileKey {
+        self.files.push(File {
+            page,
+            size: 0,
+            seals: Seals::NONE,
+            cache: BTreeMap::new(),
+            resv: BTreeSet::new(),
+            hidden,
+            mounted: false,
+            open_in: BTreeSet::new(),
+        });
+        self.files.len() - 1
+    }
+    pub fn new_body(&mut self, size: PageSize, file: Option<(FileKey, u64)>) -> BodyId {
+        self.bodies.push(Body::new(size, file));
+        self.bodies.len() - 1
+    }
+    /// A private copy of a page's content.
+    pub fn copy_body(&mut self, from: BodyId) -> BodyId {
+        let mut copy = self.bodies[from].clone();
+        copy.file = None;
+        copy.lazy = false;
+        copy.poisoned = false;
+        self.bodies.push(copy);
+        self.bodies.len() - 1
+    }
+
+    /// The VMA that contains an address.
+    pub fn vma_at(&self, proc: ProcId, addr: u64) -> Option<&Vma> {
+        let (_, vma) = self.procs.get(&proc)?.vmas.range(..=addr).next_back()?;
+        (addr < vma.end).then_some(vma)
+    }
+    pub fn vma_at_mut(&mut self, proc: ProcId, addr: u64) -> Option<&mut Vma> {
+        let (_, vma) = self.procs.get_mut(&proc)?.vmas.range_mut(..=addr).next_back()?;
+        (addr < vma.end).then_some(vma)
+    }
+    /// VMAs that overlap [start, end), in order (copies).
+    pub fn vmas_in(&self, proc: ProcId, start: u64, end: u64) -> Vec<Vma> {
+        let Some(p) = self.procs.get(&proc) else { return Vec::new() };
+        p.vmas.range(..end).map(|(_, v)| v).filter(|v| v.end > start).cloned().collect()
+    }
+    /// True if [start, end) has an address without a VMA.
+    pub fn has_hole(&self, proc: ProcId, start: u64, end: u64) -> bool {
+        let mut at = start;
+        for vma in self.vmas_in(proc, start, end) {
+            if vma.start > at {
+                return true;
+            }
+            at = vma.end;
+        }
+        at < end
+    }
+    /// Splits the VMA that has `addr` strictly inside.
+    pub fn split_at(&mut self, proc: ProcId, addr: u64) {
+        let Some(vma) = self.vma_at(proc, addr).cloned() else { return };
+        if vma.start == addr {
+            return;
+        }
+        let mut tail = vma.clone();
+        tail.start = addr;
+        if let Backing::File { key, off } = vma.backing {
+            tail.backing = Backing::File { key, off: off + (addr - vma.start) };
+        }
+        let Some(p) = self.procs.get_mut(&proc) else { return };
+        if let Some(head) = p.vmas.get_mut(&vma.start) {
+            head.end = addr;
+        }
+        p.vmas.insert(addr, tail);
+    }
+    /// Splits at both ends, then changes every VMA in [start, end).
+    pub fn change_vmas(
+        &mut self,
+        proc: ProcId,
+        start: u64,
+        end: u64,
+        mut change: impl FnMut(&mut Vma),
+    ) {
+        self.split_at(proc, start);
+        self.split_at(proc, end);
+        let Some(p) = self.procs.get_mut(&proc) else { return };
+        for (_, vma) in p.vmas.range_mut(start..end) {
+            change(vma);
+        }
+    }
+    /// Removes VMAs and entries of [start, end), splitting at both ends.
+    pub fn unmap(&mut self, proc: ProcId, start: u64, end: u64) {
+        self.split_at(proc, start);
+        self.split_at(proc, end);
+        self.zap(proc, start, end);
+        let Some(p) = self.procs.get_mut(&proc) else { return };
+        let keys: Vec<u64> = p.vmas.range(start..end).map(|(k, _)| *k).collect();
+        for key in keys {
+            p.vmas.remove(&key);
+        }
+    }
+    /// Removes the entries of [start, end) whole, markers included.
+    pub fn zap(&mut self, proc: ProcId, start: u64, end: u64) {
+        let Some(p) = self.procs.get_mut(&proc) else { return };
+        let keys: Vec<u64> = p.entries.range(start..end).map(|(k, _)| *k).collect();
+        for key in keys {
+            p.entries.remove(&key);
+        }
+    }
+    pub fn entry(&self, proc: ProcId, unit_addr: u64) -> Option<Entry> {
+        self.procs.get(&proc)?.entries.get(&unit_addr).copied()
+    }
+    pub fn set_entry(&mut self, proc: ProcId, unit_addr: u64, entry: Option<Entry>) {
+        let Some(p) = self.procs.get_mut(&proc) else { return };
+        match entry {
+            Some(e) => p.entries.insert(unit_addr, e),
+            None => p.entries.remove(&unit_addr),
+        };
+    }
+    /// How many entries of all processes map a page.
+    pub fn mapcount(&self, body: BodyId) -> u32 {
+        let maps = |e: &&Entry| e.slot == Slot::Page(body);
+        self.procs.values().map(|p| p.entries.values().filter(maps).count() as u32).sum()
+    }
+    /// The cached page behind an address of a file VMA.
+    pub fn cached(&self, vma: &Vma, addr: u64) -> Option<BodyId> {
+        let (key, idx) = vma.file_unit(addr)?;
+        self.files[key].cache.get(&idx).copied()
+    }
+    /// True while a descriptor or a mapping keeps the file.
+    pub fn file_alive(&self, key: FileKey) -> bool {
+        let maps = |v: &Vma| matches!(v.backing, Backing::File { key: k, .. } if k == key);
+        !self.files[key].open_in.is_empty()
+            || self.procs.values().any(|p| p.vmas.values().any(maps))
+    }
+    /// Forgets the pages and reservations of files nobody holds any more. Poisoned pages of dead
+    /// files never go back to the pool; they stay counted through `hw`.
+    pub fn collect(&mut self) {
+        for key in 0..self.files.len() {
+            if !self.file_alive(key) {
+                self.files[key].cache.clear();
+                self.files[key].resv.clear();
+            }
+        }
+        let gone: Vec<FileId> = self
+            .names
+            .iter()
+            .filter(|(_, key)| self.files[**key].open_in.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.names.remove(&id);
+        }
+    }
+    /// Pages of one pool in use: cached, mapped or pinned.
+    pub fn huge_used(&self, page: PageSize) -> i64 {
+        let mut used: BTreeSet<BodyId> = BTreeSet::new();
+        for (key, file) in self.files.iter().enumerate() {
+            if file.page == page && self.file_alive(key) {
+                used.extend(file.cache.values());
+            }
+        }
+        for p in self.procs.values() {
+            used.extend(p.entries.values().filter_map(|e| match e.slot {
+                Slot::Page(b) if self.bodies[b].size == page => Some(b),
+                _ => None,
+            }));
+        }
+        let pinned = self.pins.values().flatten().filter(|b| self.bodies[**b].size == page);
+        used.extend(pinned);
+        used.len() as i64
+    }
+    /// Reserved pages of one pool: indices in the reserve maps of live files without a
+    /// cached page, plus unconsumed pages of the private mappings that own a reservation.
+    pub fn huge_reserved(&self, page: PageSize) -> i64 {
+        let mut reserved = 0;
+        for (key, file) in self.files.iter().enumerate() {
+            if file.page == page && self.file_alive(key) {
+                reserved += file.resv.iter().filter(|i| !file.cache.contains_key(i)).count() as i64;
+            }
+        }
+        for vma in self.procs.values().flat_map(|p| p.vmas.values()) {
+            let (Some(resv), true) = (vma.resv, vma.unit == page) else { continue };
+            let Backing::File { off, .. } = vma.backing else { continue };
+            let first = off / page.bytes();
+            let last = first + (vma.end - vma.start) / page.bytes();
+            let consumed = self.resvs[resv].consumed.range(first..last).count() as i64;
+            reserved += (last - first) as i64 - consumed;
+        }
+        reserved
+    }
+    /// The pool as the rules demand it now.
+    pub fn pool_now(&self, page: PageSize) -> Pool {
+        let state = self.pool_state(page);
+        Pool {
+            total: state.total,
+            free: state.total - state.used_before - self.huge_used(page),
+            rsvd: state.rsvd_before + self.huge_reserved(page),
+            surp: state.surp,
+        }
+    }
+    pub fn pool_state(&self, page: PageSize) -> &PoolState {
+        &self.pool[usize::from(page == PageSize::Huge1G)]
+    }
+    pub fn pool_state_mut(&mut self, page: PageSize) -> &mut PoolState {
+        &mut self.pool[usize::from(page == PageSize::Huge1G)]
+    }
+    /// Free pages nobody reserved: what an unreserved allocation may take.
+    pub fn pool_spare(&self, page: PageSize) -> i64 {
+        let now = self.pool_now(page);
+        now.free - now.rsvd + (self.pool_state(page).surp_max - now.surp).max(0)
+    }
+    /// Stops precise judgement; the first reason is kept.
+    pub fn blur(&mut self, why: impl Into<String>) {
+        self.blurred.get_or_insert_with(|| why.into());
+    }
+    /// Number of the 4 KiB page inside its unit.
+    pub fn sub_page(vma: &Vma, addr: u64) -> u32 {
+        ((addr % vma.unit_bytes()) / PAGE) as u32
+    }
+    pub fn place(addr: u64) -> Option<Place> {
+        Place::of_addr(addr)
+    }
+}
