@@ -1,0 +1,142 @@
+//! Laws of the engine, with a pure stand-in for guest and generators.
+
+use super::*;
+use case::value::{Bytes, Place};
+use case::{Op, ProcId, Step};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+struct Toy;
+
+fn write(off: u64) -> Step {
+    Step::one(ProcId(0), Op::Write { at: Place::new(0, off * 4096), len: Bytes(4096) })
+}
+
+impl Breed for Toy {
+    fn scenarios(&self) -> usize {
+        2
+    }
+    fn scenario(&self, nth: usize, _rng: &mut ChaCha8Rng) -> Option<Program> {
+        (nth == 1).then(|| Program::of(vec![write(7)]))
+    }
+    fn random(&self, rng: &mut ChaCha8Rng) -> Program {
+        Program::of((0..rng.random_range(1..4)).map(|_| write(rng.random_range(0..50))).collect())
+    }
+    fn mutate(&self, rng: &mut ChaCha8Rng, from: &Program, donor: Option<&Program>) -> Program {
+        let mut new = from.clone();
+        match donor {
+            Some(donor) => new.steps.extend(donor.steps.iter().take(1).cloned()),
+            None => new.steps.push(write(rng.random_range(0..500))),
+        }
+        new.steps.truncate(12);
+        new
+    }
+}
+
+/// The stand-in for a guest: each pair of neighbouring offsets is a state.
+fn run(program: &Program) -> BTreeSet<u64> {
+    let offs: Vec<u64> = program
+        .each_line()
+        .iter()
+        .filter_map(|(_, _, op)| match op {
+            Op::Write { at, .. } => Some(at.page()),
+            _ => None,
+        })
+        .collect();
+    offs.windows(2).map(|w| (w[0] / 10) << 20 | (w[1] / 10) << 4).collect()
+}
+
+fn toy(seed: u64) -> Engine {
+    Engine::new(seed, Arc::new(Toy), vec![Program::of(vec![write(1), write(30)])]).unwrap()
+}
+
+/// Runs `n` programs with `depth` of them outstanding, as a pipelined VM would.
+fn drive(engine: &mut Engine, n: usize, depth: usize) -> Vec<Program> {
+    let mut flight = VecDeque::new();
+    let mut ran = Vec::new();
+    while ran.len() < n {
+        while flight.len() < depth {
+            flight.push_back(engine.ask().unwrap());
+        }
+        let ticket: Ticket = flight.pop_front().unwrap();
+        engine.tell(ticket.id, &run(&ticket.program), Ending::Pass).unwrap();
+        ran.push(ticket.program);
+    }
+    for ticket in flight {
+        engine.give_back(ticket.id);
+    }
+    ran
+}
+
+#[test]
+fn same_seed_and_results_give_the_same_programs() {
+    let (mut a, mut b, mut c) = (toy(5), toy(5), toy(6));
+    let ran = drive(&mut a, 600, 3);
+    assert_eq!(ran, drive(&mut b, 600, 3));
+    assert_ne!(ran, drive(&mut c, 600, 3));
+    assert_eq!(a.corpus().unwrap(), b.corpus().unwrap());
+    assert!(a.corpus_len() > 20, "corpus of {} is too small to prove anything", a.corpus_len());
+}
+
+#[test]
+fn seeds_come_first_then_scenarios() {
+    let mut engine = toy(1);
+    let ran = drive(&mut engine, 2, 1);
+    assert_eq!(ran[0], Program::of(vec![write(1), write(30)]));
+    assert_eq!(ran[1], Program::of(vec![write(7)]));
+}
+
+#[test]
+fn a_restored_engine_goes_on_as_if_never_stopped() {
+    let mut straight = toy(9);
+    let mut first = toy(9);
+    drive(&mut straight, 300, 1);
+    drive(&mut first, 300, 1);
+    let bytes = first.checkpoint().unwrap();
+    drop(first);
+    let mut second = Engine::restore(&bytes, Arc::new(Toy)).unwrap();
+    assert_eq!(second.states(), straight.states());
+    assert_eq!(drive(&mut second, 300, 1), drive(&mut straight, 300, 1));
+    assert_eq!(second.corpus().unwrap(), straight.corpus().unwrap());
+}
+
+#[test]
+fn outstanding_programs_survive_a_checkpoint() {
+    let mut engine = toy(2);
+    drive(&mut engine, 50, 1);
+    let flight = [engine.ask().unwrap(), engine.ask().unwrap()];
+    let mut back = Engine::restore(&engine.checkpoint().unwrap(), Arc::new(Toy)).unwrap();
+    assert_eq!(back.ask().unwrap().program, flight[0].program);
+    assert_eq!(back.ask().unwrap().program, flight[1].program);
+}
+
+#[test]
+fn only_new_states_enter_the_corpus_and_known_faults_never() {
+    let mut engine = toy(3);
+    let states = BTreeSet::from([1u64 << 40, 77]);
+    let told = |engine: &mut Engine, ending| {
+        let ticket = engine.ask().unwrap();
+        engine.tell(ticket.id, &states, ending).unwrap()
+    };
+    assert_eq!(told(&mut engine, Ending::Void), Told::Dull);
+    assert_eq!(told(&mut engine, Ending::Fault { fresh: false }), Told::Dull);
+    assert_eq!(told(&mut engine, Ending::Fault { fresh: true }), Told::Fault);
+    assert!(matches!(told(&mut engine, Ending::Pass), Told::Kept(_)));
+    assert_eq!(told(&mut engine, Ending::Pass), Told::Dull);
+    assert_eq!((engine.corpus_len(), engine.faults(), engine.states()), (1, 1, 2));
+}
+
+#[test]
+fn damaged_checkpoints_are_refused() {
+    let mut engine = toy(4);
+    drive(&mut engine, 20, 1);
+    let good = engine.checkpoint().unwrap();
+    for at in [0, 9, 60, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        assert!(Engine::restore(&bad, Arc::new(Toy)).is_err(), "flip at {at} went unseen");
+    }
+    for len in [0, 7, 8, 39, good.len() - 1] {
+        assert!(Engine::restore(&good[..len], Arc::new(Toy)).is_err(), "cut at {len} unseen");
+    }
+}
