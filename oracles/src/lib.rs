@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod console;
 pub mod mutants;
 pub mod ops;
 pub mod rules;

@@ -2,8 +2,8 @@
 //! cannot be cited, because the code cites constants, not strings.
 
 mod advice;
-mod file;
 mod fault;
+mod file;
 mod mapping;
 mod observe;
 mod process;

@@ -22,7 +22,12 @@ pub enum Want {
     /// Never returns by itself; the op timeout breaks it off.
     Blocks,
     /// SIGBUS or SIGSEGV with this si_code at exactly this address; `lsb` only for MCEERR codes.
-    Signal { signo: u8, code: i32, at: Option<Place>, lsb: u8 },
+    Signal {
+        signo: u8,
+        code: i32,
+        at: Option<Place>,
+        lsb: u8,
+    },
 }
 
 /// What the judge notes of a line for people: rules consulted and the allowed set.
@@ -230,20 +235,42 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     }
     use OpKind as K;
     match cx.kind() {
-        K::Memfd | K::Hugetlbfs | K::Ftruncate | K::Fallocate | K::Punch | K::Pread | K::Pwrite
-        | K::Fstat | K::Seal | K::CloseFile => crate::ops::file::step(w, cx),
+        K::Memfd
+        | K::Hugetlbfs
+        | K::Ftruncate
+        | K::Fallocate
+        | K::Punch
+        | K::Pread
+        | K::Pwrite
+        | K::Fstat
+        | K::Seal
+        | K::CloseFile => crate::ops::file::step(w, cx),
         K::Mmap | K::Munmap | K::Mremap | K::Mprotect | K::Mlock | K::Munlock => {
             crate::ops::mapping::step(w, cx)
         }
         K::Madvise => crate::ops::advice::step(w, cx),
-        K::Uffd | K::Register | K::Unregister | K::Continue | K::Copy | K::Zeropage
-        | K::WriteProtect | K::UffdPoison | K::Wake | K::CloseUffd => {
-            crate::ops::uffd::step(w, cx)
-        }
+        K::Uffd
+        | K::Register
+        | K::Unregister
+        | K::Continue
+        | K::Copy
+        | K::Zeropage
+        | K::WriteProtect
+        | K::UffdPoison
+        | K::Wake
+        | K::CloseUffd => crate::ops::uffd::step(w, cx),
         K::Read | K::Write => crate::ops::access::step(w, cx),
         K::Fork | K::Exit => crate::ops::process::step(w, cx),
-        K::MovePages | K::Mbind | K::MigratePages | K::SetMempolicy | K::VmRead | K::Vmsplice
-        | K::DirectIo | K::Pin | K::Unpin | K::GupTest => crate::ops::migrate::step(w, cx),
+        K::MovePages
+        | K::Mbind
+        | K::MigratePages
+        | K::SetMempolicy
+        | K::VmRead
+        | K::Vmsplice
+        | K::DirectIo
+        | K::Pin
+        | K::Unpin
+        | K::GupTest => crate::ops::migrate::step(w, cx),
         K::Unpoison | K::SetKnob | K::FailNth | K::Observe => crate::ops::system::step(w, cx),
     }
 }

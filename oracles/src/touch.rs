@@ -1,9 +1,19 @@
-//! (being written)
-use crate::step::{Cx, Out};
-use crate::world::World;
-use case::ProcId;
+//! What a load, a store or a kernel access does to one page: the fault the kernel would run, with
+//! its effects on entries, page cache, reservations and events. Ops that populate (mlock,
+//! MAP_POPULATE, GUP users) come here too.
+//!
+//! Where the kernel has a choice (THP, fault-around), entries become [`Slot::Unsure`] and the
+//! next look or event decides.
 
-/// How a load, a store or a kernel access (GUP) reaches a page.
+use crate::mutants::Mutant;
+use crate::step::{Cx, Out};
+use crate::world::{Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, World};
+use case::limits::PAGE;
+use case::observation::{Spot, Word, event};
+use case::program::HANDLER_SERIAL;
+use case::{Family, Policy, ProcId, Prot, Tag, UffdFeatures, UffdModes};
+
+/// Direction of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
@@ -21,9 +31,538 @@ pub enum Touch {
     Blocks,
 }
 
-/// Touches the page at `addr` (any address in it): runs the fault the kernel would run, with all
-/// its effects on entries, cache, reservations and events, and says how it ended. Where the
-/// kernel has a choice, the observation in `cx` decides.
-pub fn touch(_w: &mut World, _cx: &Cx<'_>, _proc: ProcId, _addr: u64, _access: Access) -> Out<Touch> {
+/// SIGSEGV without a mapping.
+pub const SEGV_MAPERR: Touch = Touch::Fault { signo: 11, code: 1, lsb: 0 };
+/// SIGSEGV against the protection.
+pub const SEGV_ACCERR: Touch = Touch::Fault { signo: 11, code: 2, lsb: 0 };
+/// SIGBUS for a page that cannot be.
+pub const BUS_ADRERR: Touch = Touch::Fault { signo: 7, code: 2, lsb: 0 };
+
+/// Fault-around window of 6.1 and 6.12, bytes.
+const FAULT_AROUND: u64 = 64 << 10;
+/// PMD size: what a THP covers.
+const PMD: u64 = 2 << 20;
+/// A fault is retried after each event or fill; more rounds than this mean a model error.
+const ROUNDS_MAX: u32 = 8;
+
+/// One attempt ended, or changed the entry so that the access must look again.
+enum Round {
+    Ended(Touch),
+    Again,
+}
+
+/// Which userfault a page raises.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Missing,
+    Minor,
+    Wp,
+}
+
+/// SIGBUS of a poisoned unit.
+fn poisoned(vma: &Vma) -> Touch {
+    Touch::Fault { signo: 7, code: 4, lsb: vma.unit_bytes().trailing_zeros() as u8 }
+}
+
+/// Touches the page at `addr` (any address in it) and says how it ended.
+pub fn touch(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> Out<Touch> {
+    for _ in 0..ROUNDS_MAX {
+        if let Round::Ended(touch) = attempt(w, cx, proc, addr, access) {
+            return Ok(touch);
+        }
+    }
+    w.blur("a fault did not settle in the model");
     Ok(Touch::Done)
+}
+
+fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> Round {
+    let Some(vma) = w.vma_at(proc, addr).cloned() else { return Round::Ended(SEGV_MAPERR) };
+    let allowed = match access {
+        Access::Read => !vma.prot.is_none(),
+        Access::Write => vma.prot.has(Prot::WRITE),
+    };
+    if !allowed {
+        return Round::Ended(SEGV_ACCERR);
+    }
+    let unit = vma.unit_addr(addr);
+    let Some(entry) = w.entry(proc, unit) else {
+        return fill(w, cx, proc, &vma, addr, access, false);
+    };
+    match entry.slot {
+        Slot::HwPoison | Slot::UffdPoison => Round::Ended(poisoned(&vma)),
+        Slot::Marker => fill(w, cx, proc, &vma, addr, access, true),
+        Slot::Unsure => {
+            if absent_by_evidence(w, cx, &vma, addr) {
+                w.set_entry(proc, unit, None);
+                return Round::Again;
+            }
+            present_default(w, proc, &vma, unit, entry.wp);
+            Round::Again
+        }
+        Slot::Zero | Slot::Page(_) if access == Access::Read => Round::Ended(Touch::Done),
+        Slot::Zero | Slot::Page(_) if entry.wp => protected_write(w, proc, &vma, addr, entry),
+        Slot::Zero => {
+            let body = w.new_body(vma.unit, None);
+            w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp: false }));
+            mark_anon_vma(w, proc, addr);
+            Round::Ended(Touch::Done)
+        }
+        Slot::Page(body) => write_mapped(w, proc, &vma, unit, body),
+    }
+}
+
+/// A store to an entry with the uffd-wp bit.
+fn protected_write(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, entry: Entry) -> Round {
+    let unit = vma.unit_addr(addr);
+    let is_async = vma
+        .uffd
+        .and_then(|(u, _)| w.uffds.get(&u))
+        .is_some_and(|u| u.features.has(UffdFeatures::WP_ASYNC));
+    if !vma.armed(UffdModes::WP) || is_async || w.mutated(Mutant::WpWriteSilent) {
+        w.set_entry(proc, unit, Some(Entry { wp: false, ..entry }));
+        return Round::Again;
+    }
+    raise(w, proc, vma, addr, Access::Write, Why::Wp)
+}
+
+/// A store to a mapped page: in place, or after copying it.
+fn write_mapped(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, body: BodyId) -> Round {
+    if !vma.is_private() {
+        return Round::Ended(Touch::Done);
+    }
+    let from_cache = w.bodies[body].file.is_some();
+    if !from_cache && (w.mapcount(body) <= 1 || w.mutated(Mutant::ForkSharesWrites)) {
+        return Round::Ended(Touch::Done);
+    }
+    if vma.is_hugetlb() && !take_for_cow(w, proc, vma, unit, body) {
+        return Round::Ended(BUS_ADRERR);
+    }
+    // The owner may have kept the page after it was taken from the children.
+    if !from_cache && w.mapcount(body) <= 1 {
+        return Round::Ended(Touch::Done);
+    }
+    let copy = w.copy_body(body);
+    w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(copy), wp: false }));
+    mark_anon_vma(w, proc, unit);
+    Round::Ended(Touch::Done)
+}
+
+/// A huge page for a copy (H-073, H-074). True if there is one, or if the owner may keep the page
+/// because it was unmapped from everybody else.
+fn take_for_cow(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, body: BodyId) -> bool {
+    let Some((_, idx)) = vma.file_unit(unit) else { return false };
+    if let Some(resv) = vma.resv {
+        if w.bodies[body].file.is_some() && !w.resvs[resv].consumed.contains(&idx) {
+            w.resvs[resv].consumed.insert(idx);
+            return true;
+        }
+    }
+    if w.pool_spare(vma.unit) > 0 {
+        return true;
+    }
+    if vma.resv.is_none() || w.bodies[body].file.is_some() {
+        return false;
+    }
+    let others: Vec<(ProcId, u64)> = w
+        .procs
+        .iter()
+        .filter(|(id, _)| **id != proc)
+        .flat_map(|(id, p)| p.entries.iter().map(move |(at, e)| (*id, *at, *e)))
+        .filter(|(_, _, e)| e.slot == Slot::Page(body))
+        .map(|(id, at, _)| (id, at))
+        .collect();
+    for (id, at) in others {
+        w.set_entry(id, at, None);
+        if let Some(v) = w.vma_at_mut(id, at) {
+            v.starved = true;
+        }
+    }
+    true
+}
+
+/// Fills a none entry or a marker.
+fn fill(
+    w: &mut World,
+    cx: &Cx<'_>,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    access: Access,
+    marker: bool,
+) -> Round {
+    match (vma.backing, vma.is_hugetlb()) {
+        (Backing::Anon, _) => fill_anon(w, proc, vma, addr, access, marker),
+        (_, true) => fill_hugetlb(w, proc, vma, addr, access, marker),
+        (_, false) => fill_shmem(w, cx, proc, vma, addr, access, marker),
+    }
+}
+
+fn fill_anon(
+    w: &mut World,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    access: Access,
+    marker: bool,
+) -> Round {
+    if vma.armed(UffdModes::MISSING) {
+        return raise(w, proc, vma, addr, access, Why::Missing);
+    }
+    let unit = vma.unit_addr(addr);
+    let slot = match access {
+        Access::Read => Slot::Zero,
+        Access::Write => {
+            mark_anon_vma(w, proc, addr);
+            Slot::Page(w.new_body(vma.unit, None))
+        }
+    };
+    w.set_entry(proc, unit, Some(Entry { slot, wp: marker }));
+    if !marker {
+        haze_thp(w, proc, vma, unit);
+    }
+    settled(marker, access)
+}
+
+/// After a fill: a store into a filled marker meets the wp bit next.
+fn settled(marker: bool, access: Access) -> Round {
+    if marker && access == Access::Write { Round::Again } else { Round::Ended(Touch::Done) }
+}
+
+fn fill_shmem(
+    w: &mut World,
+    cx: &Cx<'_>,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    access: Access,
+    marker: bool,
+) -> Round {
+    let _ = cx;
+    let Some((key, idx)) = vma.file_unit(addr) else { return Round::Ended(BUS_ADRERR) };
+    let beyond = idx * PAGE >= w.files[key].size.next_multiple_of(PAGE);
+    if beyond && !w.mutated(Mutant::ShmemNoEof) {
+        return Round::Ended(BUS_ADRERR);
+    }
+    let body = match w.files[key].cache.get(&idx).copied() {
+        Some(body) if w.bodies[body].poisoned => return Round::Ended(poisoned(vma)),
+        Some(_) if vma.armed(UffdModes::MINOR) => {
+            return raise(w, proc, vma, addr, access, Why::Minor);
+        }
+        Some(body) => body,
+        None if vma.armed(UffdModes::MISSING) => {
+            return raise(w, proc, vma, addr, access, Why::Missing);
+        }
+        None => {
+            let body = w.new_body(vma.unit, Some((key, idx)));
+            w.files[key].cache.insert(idx, body);
+            body
+        }
+    };
+    map_file_page(w, proc, vma, addr, access, body, marker);
+    if access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR) {
+        haze_fault_around(w, proc, vma, vma.unit_addr(addr));
+    }
+    settled(marker, access)
+}
+
+/// Maps a cached page, or a private copy of it for a store.
+fn map_file_page(
+    w: &mut World,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    access: Access,
+    body: BodyId,
+    marker: bool,
+) {
+    let copies = vma.is_private() && access == Access::Write && !marker;
+    let slot = if copies {
+        mark_anon_vma(w, proc, addr);
+        Slot::Page(w.copy_body(body))
+    } else {
+        Slot::Page(body)
+    };
+    w.set_entry(proc, vma.unit_addr(addr), Some(Entry { slot, wp: marker }));
+}
+
+fn fill_hugetlb(
+    w: &mut World,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    access: Access,
+    marker: bool,
+) -> Round {
+    let Some((key, idx)) = vma.file_unit(addr) else { return Round::Ended(BUS_ADRERR) };
+    if vma.starved {
+        return Round::Ended(BUS_ADRERR);
+    }
+    if let Some(body) = w.files[key].cache.get(&idx).copied() {
+        if w.bodies[body].poisoned {
+            return Round::Ended(poisoned(vma));
+        }
+        if vma.armed(UffdModes::MINOR) {
+            return raise(w, proc, vma, addr, access, Why::Minor);
+        }
+        return map_cached_huge(w, proc, vma, addr, access, body, marker);
+    }
+    let size_units = w.files[key].size / vma.unit_bytes();
+    if idx >= size_units && !w.mutated(Mutant::HugetlbNoEof) {
+        return Round::Ended(BUS_ADRERR);
+    }
+    if vma.armed(UffdModes::MISSING) {
+        return raise(w, proc, vma, addr, access, Why::Missing);
+    }
+    let Some(body) = take_huge(w, vma, addr) else { return Round::Ended(BUS_ADRERR) };
+    if vma.is_private() {
+        mark_anon_vma(w, proc, addr);
+    }
+    w.set_entry(
+        proc,
+        vma.unit_addr(addr),
+        Some(Entry { slot: Slot::Page(body), wp: marker }),
+    );
+    settled(marker, access)
+}
+
+fn map_cached_huge(
+    w: &mut World,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    access: Access,
+    body: BodyId,
+    marker: bool,
+) -> Round {
+    let unit = vma.unit_addr(addr);
+    w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp: marker }));
+    if marker && access == Access::Write {
+        return Round::Again;
+    }
+    if vma.is_private() && access == Access::Write {
+        return match write_mapped(w, proc, vma, unit, body) {
+            // The cached page stays mapped read-only when no page was left for the copy.
+            Round::Ended(touch) => Round::Ended(touch),
+            Round::Again => Round::Again,
+        };
+    }
+    Round::Ended(Touch::Done)
+}
+
+/// A new huge page at an index that has none: into the cache for a shared mapping, anonymous for
+/// a private one; `None` when neither a reservation nor a spare page is there (H-070, H-072).
+pub fn take_huge(w: &mut World, vma: &Vma, addr: u64) -> Option<BodyId> {
+    let (key, idx) = vma.file_unit(addr)?;
+    if vma.is_private() {
+        let reserved = vma.resv.is_some_and(|r| !w.resvs[r].consumed.contains(&idx));
+        if !reserved && w.pool_spare(vma.unit) <= 0 {
+            return None;
+        }
+        if let (Some(r), false) = (vma.resv, w.mutated(Mutant::FaultKeepsReserve)) {
+            w.resvs[r].consumed.insert(idx);
+        }
+        return Some(w.new_body(vma.unit, None));
+    }
+    take_huge_cached(w, key, idx)
+}
+
+/// A new huge page in a file's cache, from its reservation or from the spare pages.
+pub fn take_huge_cached(w: &mut World, key: usize, idx: u64) -> Option<BodyId> {
+    let page = w.files[key].page;
+    if !w.files[key].resv.contains(&idx) && w.pool_spare(page) <= 0 {
+        return None;
+    }
+    let body = w.new_body(page, Some((key, idx)));
+    w.files[key].cache.insert(idx, body);
+    w.files[key].resv.insert(idx);
+    Some(body)
+}
+
+/// Remembers that the VMA has anonymous pages, so that fork copies its tables.
+pub fn mark_anon_vma(w: &mut World, proc: ProcId, addr: u64) {
+    if let Some(vma) = w.vma_at_mut(proc, addr) {
+        vma.anon_vma = true;
+    }
+}
+
+/// None entries of the THP-sized block around a fault may have been filled with it.
+pub fn haze_thp(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
+    let eligible = w.thp_enabled == 2 || (w.thp_enabled == 1 && vma.flags.hugepage);
+    let start = unit - unit % PMD;
+    if !eligible || vma.flags.nohugepage || start < vma.start || start + PMD > vma.end {
+        return;
+    }
+    haze(w, proc, start, start + PMD, |_, _| true);
+}
+
+/// Cached neighbours of a read fault may have been mapped with it.
+fn haze_fault_around(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
+    let start = unit.saturating_sub(FAULT_AROUND).max(vma.start);
+    let end = (unit + FAULT_AROUND).min(vma.end);
+    haze(w, proc, start, end, |w, at| w.cached(vma, at).is_some());
+}
+
+/// Turns none entries into unsure ones.
+pub fn haze(
+    w: &mut World,
+    proc: ProcId,
+    start: u64,
+    end: u64,
+    may: impl Fn(&World, u64) -> bool,
+) {
+    let mut at = start;
+    while at < end {
+        if w.entry(proc, at).is_none() && may(w, at) {
+            w.set_entry(proc, at, Some(Entry { slot: Slot::Unsure, wp: false }));
+        }
+        at += PAGE;
+    }
+}
+
+/// What an unsure entry is if it is present.
+pub fn present_default(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, wp: bool) {
+    let slot = match w.cached(vma, unit) {
+        Some(body) => Slot::Page(body),
+        None if vma.backing == Backing::Anon => Slot::Zero,
+        None => {
+            w.set_entry(proc, unit, None);
+            return;
+        }
+    };
+    w.set_entry(proc, unit, Some(Entry { slot, wp }));
+}
+
+/// An unsure entry of an armed VMA was none if the access raised the event that none raises, or
+/// never came back.
+fn absent_by_evidence(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
+    let Some((uffd, modes)) = vma.uffd else { return true };
+    if !modes.any(UffdModes::MISSING | UffdModes::MINOR) {
+        return false;
+    }
+    let features = w.uffds.get(&uffd).map(|u| u.features).unwrap_or_default();
+    if features.has(UffdFeatures::SIGBUS) {
+        return matches!(cx.obs.status, case::observation::Status::Signal(s)
+            if s.signo == 7 && same_page(s.at, addr));
+    }
+    if matches!(cx.obs.status, case::observation::Status::Timeout) {
+        return true;
+    }
+    cx.obs.events.iter().any(|e| {
+        e.event == event::PAGEFAULT && e.flags & event::FLAG_WP == 0 && same_page(e.at, addr)
+    })
+}
+
+fn same_page(spot: Spot, addr: u64) -> bool {
+    matches!(spot, Spot::In(place) if place.addr() / PAGE == addr / PAGE)
+}
+
+/// Raises a userfault and, if somebody answers it, applies the answer.
+fn raise(
+    w: &mut World,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    access: Access,
+    why: Why,
+) -> Round {
+    let Some((uffd, _)) = vma.uffd else { return Round::Ended(Touch::Blocks) };
+    let Some(state) = w.uffds.get(&uffd).cloned() else { return Round::Ended(Touch::Blocks) };
+    if state.features.has(UffdFeatures::SIGBUS) {
+        return Round::Ended(BUS_ADRERR);
+    }
+    // A child's registration belongs to a context of its own that nobody reads.
+    if state.policy == Policy::None || proc != ProcId(0) {
+        return Round::Ended(Touch::Blocks);
+    }
+    let write = if access == Access::Write { event::FLAG_WRITE } else { 0 };
+    let flags = match why {
+        Why::Missing => write,
+        Why::Minor => write | event::FLAG_MINOR,
+        Why::Wp => event::FLAG_WRITE | event::FLAG_WP,
+    };
+    let exact = state.features.has(UffdFeatures::EXACT_ADDRESS);
+    let at = if exact { addr } else { vma.unit_addr(addr) };
+    if let Some(at) = World::place(at) {
+        let expected =
+            ExpectedEvent { uffd, event: event::PAGEFAULT, flags, at, to: at, len: 0 };
+        w.expected_events.push(expected);
+    }
+    let answered = match why {
+        Why::Wp => {
+            let unit = vma.unit_addr(addr);
+            if let Some(e) = w.entry(proc, unit) {
+                w.set_entry(proc, unit, Some(Entry { wp: false, ..e }));
+            }
+            true
+        }
+        Why::Minor => answer_minor(w, proc, vma, addr),
+        Why::Missing => answer_missing(w, proc, vma, addr, &state.policy, uffd.0),
+    };
+    if answered { Round::Again } else { Round::Ended(Touch::Blocks) }
+}
+
+fn answer_minor(w: &mut World, proc: ProcId, vma: &Vma, addr: u64) -> bool {
+    let Some(body) = w.cached(vma, addr) else { return false };
+    let entry = Entry { slot: Slot::Page(body), wp: false };
+    w.set_entry(proc, vma.unit_addr(addr), Some(entry));
+    true
+}
+
+fn answer_missing(
+    w: &mut World,
+    proc: ProcId,
+    vma: &Vma,
+    addr: u64,
+    policy: &Policy,
+    uffd: u8,
+) -> bool {
+    let unit = vma.unit_addr(addr);
+    let marker = w.entry(proc, unit).is_some();
+    let slot = match policy {
+        Policy::None => return false,
+        Policy::Poison if w.family == Family::U612 && !marker => Slot::UffdPoison,
+        Policy::Poison => return false,
+        Policy::Zero if !vma.is_hugetlb() && vma.is_private() => {
+            if marker {
+                return false;
+            }
+            Slot::Zero
+        }
+        Policy::Zero | Policy::Copy => {
+            let Some(body) = filled_body(w, vma, addr) else { return false };
+            if *policy == Policy::Copy {
+                tag_body(w, body, unit, vma, HANDLER_SERIAL + u32::from(uffd));
+            }
+            if vma.is_private() {
+                mark_anon_vma(w, proc, addr);
+            }
+            Slot::Page(body)
+        }
+    };
+    w.set_entry(proc, unit, Some(Entry { slot, wp: false }));
+    true
+}
+
+/// The page UFFDIO_COPY or ZEROPAGE installs: in the cache for shared mappings, else anonymous.
+pub fn filled_body(w: &mut World, vma: &Vma, addr: u64) -> Option<BodyId> {
+    if vma.is_hugetlb() {
+        return take_huge(w, vma, addr);
+    }
+    match vma.file_unit(addr) {
+        Some((key, idx)) if !vma.is_private() => {
+            let body = w.new_body(vma.unit, Some((key, idx)));
+            w.files[key].cache.insert(idx, body);
+            Some(body)
+        }
+        _ => Some(w.new_body(vma.unit, None)),
+    }
+}
+
+/// Tags every 4 KiB of a page that was filled whole.
+pub fn tag_body(w: &mut World, body: BodyId, unit: u64, vma: &Vma, serial: u32) {
+    let Some(place) = World::place(unit) else { return };
+    for sub in 0..(vma.unit_bytes() / PAGE) as u32 {
+        let word = Word::Tag(Tag { serial, page: place.page() as u32 + sub });
+        w.bodies[body].set(sub, [word; 2]);
+    }
 }

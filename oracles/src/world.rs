@@ -147,6 +147,22 @@ pub struct Uffd {
     pub unread: bool,
 }
 
+/// A uffd message the line under judgement must have produced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedEvent {
+    pub uffd: UffdId,
+    /// `case::observation::event` code.
+    pub event: u8,
+    /// Flags of a page fault, 0 for others.
+    pub flags: u8,
+    /// Fault address, start of the range, or source of a move.
+    pub at: Place,
+    /// REMAP: destination. Others: `at`.
+    pub to: Place,
+    /// REMAP: length. REMOVE/UNMAP: end - start. Others 0.
+    pub len: u64,
+}
+
 /// What the judge believes of one pool beside what can be counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PoolState {
@@ -181,6 +197,8 @@ pub struct World {
     pub hw_pages: (i64, i64),
     /// THP setting as a program may have changed it.
     pub thp_enabled: u32,
+    /// Messages this line must have produced, in order; cleared by the judge before each line.
+    pub expected_events: Vec<ExpectedEvent>,
     /// From here on only invariants are judged, and why.
     pub blurred: Option<String>,
 }
@@ -259,6 +277,7 @@ impl World {
                 "madvise" => 1,
                 _ => 0,
             },
+            expected_events: Vec::new(),
             blurred: None,
         }
     }
