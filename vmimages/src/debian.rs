@@ -1,0 +1,262 @@
+//! Debian's own kernel packages through apt: which package a name means, and its parts unpacked.
+//! Nothing is installed; nothing needs root.
+
+use crate::ImageError;
+use std::cmp::Ordering;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Packages listed in a help line.
+const OFFERED_MAX: usize = 12;
+/// What is taken out of a package, as tar patterns. The rest (300 MB of drivers) stays packed.
+const PARTS: [&str; 10] = [
+    "./boot/vmlinuz-*",
+    "./boot/config-*",
+    "*/kernel/arch/x86/kernel/*",
+    "*/kernel/drivers/virtio/*",
+    "*/kernel/drivers/char/virtio_console.ko*",
+    "*/kernel/drivers/block/brd.ko*",
+    "*/kernel/mm/*",
+    "*/kernel/lib/*",
+    "*/modules.builtin",
+    "*/modules.order",
+];
+
+/// A signed image package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+}
+
+/// The package `what` means: a series (`6.1`, newest point release) or an exact ABI
+/// (`6.1.0-50`, with or without `-amd64`).
+pub fn resolve(what: &str) -> Result<Package, ImageError> {
+    let spec = format!("debian:{what}");
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !what.starts_with(|c: char| c.is_ascii_digit())
+        || !what.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
+    {
+        let why = "after `debian:` comes a version such as 6.1 or 6.1.0-50".into();
+        return Err(ImageError::UnknownSpec { spec, why });
+    }
+    let is_series = what.split_once('.').is_some_and(|(a, b)| digits(a) && digits(b));
+    let found = if is_series {
+        newest(what)?
+    } else {
+        let abi = what.strip_suffix("-amd64").unwrap_or(what);
+        show(&format!("linux-image-{abi}-amd64"))?
+    };
+    match found {
+        Some((package, _)) => Ok(package),
+        None => {
+            let all = offered("linux-image-")?;
+            if all.is_empty() {
+                return Err(ImageError::NoLists { spec });
+            }
+            let series = what.split(['.', '-', '+']).take(2).collect::<Vec<_>>().join(".");
+            let prefix = format!("linux-image-{series}.");
+            let mut near: Vec<&String> = all.iter().filter(|n| n.starts_with(&prefix)).collect();
+            if near.is_empty() {
+                near = all.iter().collect();
+            }
+            let names = near.iter().rev().take(OFFERED_MAX).map(|n| spec_of(n)).collect();
+            Err(ImageError::NoPackage { spec, offered: names })
+        }
+    }
+}
+
+fn spec_of(package: &str) -> String {
+    let abi = package.trim_start_matches("linux-image-").trim_end_matches("-amd64");
+    format!("debian:{abi}")
+}
+
+/// Newest image of a series: what the meta package depends on, else the highest version offered.
+fn newest(series: &str) -> Result<Option<(Package, String)>, ImageError> {
+    let prefix = format!("linux-image-{series}.");
+    for meta in [format!("linux-image-{series}-amd64"), "linux-image-amd64".into()] {
+        let Some((_, depends)) = show(&meta)? else { continue };
+        for name in depends.split([',', '|']).filter_map(|d| d.split_whitespace().next()) {
+            if name.starts_with(&prefix) {
+                return show(name);
+            }
+        }
+    }
+    match offered(&prefix)?.last() {
+        Some(name) => show(name),
+        None => Ok(None),
+    }
+}
+
+/// The candidate's name and version and its Depends line.
+fn show(name: &str) -> Result<Option<(Package, String)>, ImageError> {
+    let mut command = apt_cache();
+    command.args(["show", "--no-all-versions", name]);
+    let text = match output(command, "apt") {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        // apt-cache ends with 100 and says `No packages found`.
+        Err(ImageError::Command { .. }) => return Ok(None),
+        Err(other) => return Err(other),
+    };
+    let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
+    let (Some(package), Some(version)) = (field("Package:"), field("Version:")) else {
+        return Ok(None);
+    };
+    let package = Package { name: package.into(), version: version.into() };
+    Ok(Some((package, field("Depends:").unwrap_or_default().into())))
+}
+
+/// Generic images apt knows whose name starts with `prefix`, oldest first.
+fn offered(prefix: &str) -> Result<Vec<String>, ImageError> {
+    let mut command = apt_cache();
+    command.args(["pkgnames", prefix]);
+    let text = String::from_utf8_lossy(&output(command, "apt")?).into_owned();
+    let mut names: Vec<String> = text.lines().filter(|n| is_generic(n)).map(Into::into).collect();
+    names.sort_by(|a, b| natural(a, b));
+    Ok(names)
+}
+
+/// An image with a version in its name, of no special flavour.
+fn is_generic(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("linux-image-") else { return false };
+    let Some(abi) = rest.strip_suffix("-amd64") else { return false };
+    abi.starts_with(|c: char| c.is_ascii_digit())
+        && abi.matches('.').count() >= 2
+        && !abi.ends_with("-cloud")
+        && !abi.ends_with("-rt")
+}
+
+/// Numbers inside names compare as numbers.
+fn natural(a: &str, b: &str) -> Ordering {
+    fn parts(text: &str) -> Vec<(u64, &str)> {
+        text.split_inclusive(|c: char| !c.is_ascii_digit())
+            .map(|part| {
+                let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+                (part[..end].parse().unwrap_or(0), &part[end..])
+            })
+            .collect()
+    }
+    parts(a).cmp(&parts(b))
+}
+
+/// Downloads `package` into `dir` and unpacks the parts a guest needs; the tree's root.
+pub fn fetch(package: &Package, dir: &Path) -> Result<PathBuf, ImageError> {
+    let mut command = Command::new("apt-get");
+    let exact = format!("{}={}", package.name, package.version);
+    command.env("LC_ALL", "C").args(["-q", "download", &exact]).current_dir(dir);
+    output(command, "apt")?;
+    let deb = std::fs::read_dir(dir)
+        .map_err(ImageError::io("cannot read", dir))?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "deb"))
+        .ok_or_else(|| ImageError::BadPackage { package: exact, what: ".deb file" })?;
+    let root = dir.join("root");
+    std::fs::create_dir(&root).map_err(ImageError::io("cannot create", &root))?;
+    unpack(&deb, &root)?;
+    Ok(root)
+}
+
+fn unpack(deb: &Path, root: &Path) -> Result<(), ImageError> {
+    let mut unpacker = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(deb)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| spawn_error("dpkg-deb", "dpkg", &e))?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--no-same-owner", "--wildcards", "--directory"]).arg(root).args(PARTS);
+    if let Some(pipe) = unpacker.stdout.take() {
+        tar.stdin(pipe);
+    }
+    let tar_done = tar.env("LC_ALL", "C").output();
+    let unpacked = unpacker.wait();
+    let tar_done = tar_done.map_err(|e| spawn_error("tar", "tar", &e))?;
+    let failed = |stderr: String| ImageError::Command {
+        command: format!("dpkg-deb --fsys-tarfile {}", deb.display()),
+        stderr,
+    };
+    if !unpacked.is_ok_and(|status| status.success()) {
+        return Err(failed("the package cannot be unpacked".into()));
+    }
+    // tar also fails when a pattern matched nothing, which is how a package without some part
+    // looks; what is needed is checked by the caller. Any other complaint (a full disk) counts.
+    let harmless = |line: &&str| {
+        line.ends_with("Not found in archive")
+            || line.ends_with("Exiting with failure status due to previous errors")
+    };
+    let stderr = String::from_utf8_lossy(&tar_done.stderr);
+    match stderr.lines().find(|line| !harmless(line)) {
+        Some(line) => Err(failed(line.to_string())),
+        None => Ok(()),
+    }
+}
+
+fn apt_cache() -> Command {
+    let mut command = Command::new("apt-cache");
+    command.env("LC_ALL", "C");
+    command
+}
+
+fn spawn_error(command: &str, package: &'static str, error: &std::io::Error) -> ImageError {
+    if error.kind() == ErrorKind::NotFound {
+        return ImageError::NoCommand { command: command.into(), package };
+    }
+    ImageError::Command { command: command.into(), stderr: error.to_string() }
+}
+
+/// The command's standard output, or the last line it wrote to standard error.
+pub fn output(mut command: Command, package: &'static str) -> Result<Vec<u8>, ImageError> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let done =
+        command.stdin(Stdio::null()).output().map_err(|e| spawn_error(&name, package, &e))?;
+    if done.status.success() {
+        return Ok(done.stdout);
+    }
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    let last = stderr.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it gave no reason");
+    let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy().into_owned()).collect();
+    Err(ImageError::Command {
+        command: format!("{name} {}", args.join(" ")),
+        stderr: last.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flavours_are_told_apart() {
+        assert!(is_generic("linux-image-6.1.0-56-amd64"));
+        assert!(is_generic("linux-image-6.12.117+deb12-amd64"));
+        for other in [
+            "linux-image-amd64",
+            "linux-image-6.12-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+            "linux-image-6.1.0-56-rt-amd64",
+            "linux-image-6.1.0-56-amd64-dbg",
+            "linux-image-6.1.0-56-amd64-unsigned",
+        ] {
+            assert!(!is_generic(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn point_releases_sort_by_number() {
+        let mut names = ["x-6.1.0-50", "x-6.1.0-9", "x-6.12.100+deb12", "x-6.12.99+deb12"];
+        names.sort_by(|a, b| natural(a, b));
+        assert_eq!(names, ["x-6.1.0-9", "x-6.1.0-50", "x-6.12.99+deb12", "x-6.12.100+deb12"]);
+    }
+
+    #[test]
+    fn what_is_no_version_never_reaches_apt() {
+        for bad in ["", "sid", "6.1;reboot", "../x", "-o=x"] {
+            let err = resolve(bad).unwrap_err();
+            assert!(matches!(err, ImageError::UnknownSpec { .. }), "{bad}: {err}");
+        }
+    }
+}
