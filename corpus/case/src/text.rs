@@ -60,9 +60,8 @@ impl<'a> Row<'a> {
     fn cut(number: usize, line: &'a str) -> Self {
         let mut words = Vec::new();
         let mut start = None;
-        let mut column = 1;
         let mut start_column = 1;
-        for (i, c) in line.char_indices() {
+        for (column, (i, c)) in (1..).zip(line.char_indices()) {
             if c.is_whitespace() {
                 if let Some(s) = start.take() {
                     words.push(Word { text: &line[s..i], column: start_column });
@@ -71,7 +70,6 @@ impl<'a> Row<'a> {
                 start = Some(i);
                 start_column = column;
             }
-            column += 1;
         }
         if let Some(s) = start {
             words.push(Word { text: &line[s..], column: start_column });
@@ -401,10 +399,10 @@ fn bad_value(value: &str, expected: &str) -> String {
 }
 
 fn unknown_op(name: &str) -> String {
-    if let Some((left, right)) = name.split_once('=') {
-        if OpKind::by_name(right).is_some() {
-            return format!("put spaces around `=`: {left} = {right}");
-        }
+    if let Some((left, right)) = name.split_once('=')
+        && OpKind::by_name(right).is_some()
+    {
+        return format!("put spaces around `=`: {left} = {right}");
     }
     match nearest(name, OpKind::ALL.iter().map(|k| k.spec().name)) {
         Some(near) => match OpKind::by_name(near) {
@@ -438,7 +436,7 @@ pub fn usage(kind: OpKind) -> String {
 /// The known name fewest edits away, if it is near enough to be a slip.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(32).collect();
-    let far = (word.len() / 3).max(1) + 1;
+    let far = word.len() / 4 + 1;
     known
         .map(|name| (edits(&word, &name.chars().collect::<Vec<_>>()), name))
         .filter(|(d, _)| *d <= far && *d < word.len().max(2))
