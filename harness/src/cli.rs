@@ -1,0 +1,418 @@
+//! The command line: every verb, flag and help text, and nothing that acts on them.
+//!
+//! Flags that also have a configuration key are `Option`: [`Verb::overrides`] hands them to
+//! `config`, and commands read the configuration, never the flag.
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Fuzz and regression-test the huge page, userfaultfd and THP code of Linux kernels.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hgm",
+    version,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "First steps:\n  hgm doctor                        what this host lacks\n  \
+                  hgm kernel add debian:6.1         register a kernel under the name 6.1...\n  \
+                  hgm fuzz --kernel NAME --for 10m  a first campaign\n\n\
+                  Topics: hgm help exit-codes | ops | config"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags every verb takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct GlobalArgs {
+    /// Print JSON on stdout: one object, or one per line where a verb reports as it goes.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Where kernels, images and runs live [default: $HGM_HOME, else ~/.cache/hgm].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Configuration file [default: $HGM_CONFIG, else ./hgm.toml if there].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Profile of the configuration file [default: $HGM_PROFILE, else default].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Set a configuration key for this call; may be repeated.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", action = ArgAction::Append)]
+    pub set: Vec<String>,
+    /// When to use colour.
+    #[arg(long, global = true, value_enum, default_value_t = ColorWhen::Auto)]
+    pub color: ColorWhen,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Doctor(DoctorArgs),
+    Kernel(KernelArgs),
+    Fuzz(FuzzArgs),
+    Run(RunArgs),
+    Repro(ReproArgs),
+    Regress(RegressArgs),
+    Corpus(CorpusArgs),
+    Config(ConfigArgs),
+    Completions(CompletionsArgs),
+    Help(HelpArgs),
+}
+
+/// Check what this host needs to run campaigns; say how to fix what is missing.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm doctor\n  hgm doctor --json | jq '.checks[] | \
+                        select(.state == \"fail\")'\n\nEnds with 75 if a check fails.")]
+pub struct DoctorArgs {
+    /// Leave out a check by name; may be repeated.
+    #[arg(long, value_name = "CHECK", action = ArgAction::Append)]
+    pub skip: Vec<String>,
+}
+
+/// Register kernels and list them.
+#[derive(Clone, Debug, Args)]
+pub struct KernelArgs {
+    #[command(subcommand)]
+    pub verb: KernelVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum KernelVerb {
+    Add(KernelAddArgs),
+    List(KernelListArgs),
+}
+
+/// Register a kernel, so that others verbs can name it.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm kernel add debian:6.1\n  hgm kernel add \
+                        debian:linux-image-6.1.0-40-amd64\n  hgm kernel add arch/x86/boot/bzImage \
+                        --modules /tmp/mods/lib/modules/6.12.0+")]
+pub struct KernelAddArgs {
+    /// A bzImage file, or debian:SERIES or debian:PACKAGE to fetch from the host's apt sources.
+    #[arg(value_name = "SPEC")]
+    pub spec: String,
+    /// Modules folder that belongs to the image (a lib/modules/RELEASE tree).
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+}
+
+/// List registered kernels.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm kernel list\n  hgm kernel list --json")]
+pub struct KernelListArgs {}
+
+/// Fuzz a kernel: make programs, run them in VMs, judge every result, keep what is new.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm fuzz --kernel 6.1.0-40 --for 10m\n  hgm fuzz --kernel \
+                        6.1.0-40 --programs 5000 --seed 7 --jobs 2\n  hgm fuzz --resume\n\n\
+                        Ctrl-C once drains and closes the run; `--resume` goes on with it.\n\
+                        Ends with 0, or 100 with findings; see hgm help exit-codes.")]
+pub struct FuzzArgs {
+    /// Registered kernel, by name or shortest unique prefix.
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// Stop after this long: 90s, 10m, 8h. Without it and --programs, runs until stopped.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration_arg)]
+    pub duration: Option<String>,
+    /// Stop after this many programs.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub programs: Option<u64>,
+    /// VMs at a time.
+    #[arg(long, short = 'j', value_name = "N")]
+    pub jobs: Option<u32>,
+    /// Seed of all randomness [default: from the clock, and printed].
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Go on with an earlier run: its id, or the latest one.
+    #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "latest")]
+    pub resume: Option<String>,
+    /// Folder of programs to start from and to add to.
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+    /// How progress is shown; auto is bar on a terminal and lines elsewhere.
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+    /// Plant no faults. The run then proves less: a blind detector would go unnoticed.
+    #[arg(long)]
+    pub no_canaries: bool,
+    /// How VMs run; auto proves KVM by booting a guest.
+    #[arg(long, value_enum)]
+    pub accel: Option<AccelChoice>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    Auto,
+    Bar,
+    Lines,
+    None,
+}
+
+/// How VMs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccelChoice {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+/// When mappings are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LookChoice {
+    /// After every op.
+    Each,
+    /// Where the program has an `observe`, and at the end.
+    Asked,
+}
+
+/// Run one program and print what each op should give and gave.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm run corpus/seeds/minor-basic.hgm --kernel 6.1.0-40\n  \
+                        printf 'hgm 1\\nf0 = memfd\\n' | hgm run - --kernel 6.1.0-40 --json")]
+pub struct RunArgs {
+    /// Program file; `-` is stdin.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Registered kernel, by name or shortest unique prefix.
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// Look at every mapping after each op, or only where the program asks.
+    #[arg(long, value_enum)]
+    pub look: Option<LookChoice>,
+    /// How the VM runs.
+    #[arg(long, value_enum)]
+    pub accel: Option<AccelChoice>,
+}
+
+/// Replay a finding or a program many times, each in a fresh child; print k of n.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm repro h-080-continue --times 20\n  hgm repro \
+                        corpus/seeds/minor-basic.hgm --times 5 --kernel 6.1.0-40\n\n\
+                        Ends with 100 if it showed at least once.")]
+pub struct ReproArgs {
+    /// Finding (its folder, or its name in any run, or the shortest unique prefix), or a program
+    /// file.
+    #[arg(value_name = "ID|FILE")]
+    pub target: String,
+    /// How often.
+    #[arg(long, value_name = "N", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub times: u32,
+    /// Registered kernel [default: the one the finding was seen on].
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// How the VM runs.
+    #[arg(long, value_enum)]
+    pub accel: Option<AccelChoice>,
+}
+
+/// Run every program of a folder against a kernel and compare with what is expected.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm regress corpus/regressions --kernel 6.1.0-40\n  \
+                        hgm regress --kernel 6.1.0-40 --jobs 2 --json")]
+pub struct RegressArgs {
+    /// Folder of programs [default: corpus/regressions].
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Registered kernel, by name or shortest unique prefix.
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// VMs at a time.
+    #[arg(long, short = 'j', value_name = "N")]
+    pub jobs: Option<u32>,
+    /// How VMs run.
+    #[arg(long, value_enum)]
+    pub accel: Option<AccelChoice>,
+}
+
+/// List, show, add and verify programs of a corpus folder.
+#[derive(Clone, Debug, Args)]
+pub struct CorpusArgs {
+    #[command(subcommand)]
+    pub verb: CorpusVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum CorpusVerb {
+    List(CorpusListArgs),
+    Show(CorpusShowArgs),
+    Add(CorpusAddArgs),
+    Verify(CorpusVerifyArgs),
+}
+
+/// List programs: id, lines, ops.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm corpus list\n  hgm corpus list --corpus corpus/seeds")]
+pub struct CorpusListArgs {
+    /// Corpus folder [default: the configured one, else corpus/ in the home].
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+}
+
+/// Print a program.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm corpus show 3fa9")]
+pub struct CorpusShowArgs {
+    /// Program id, or its shortest unique prefix.
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Corpus folder [default: the configured one, else corpus/ in the home].
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+}
+
+/// Add programs; adding one twice changes nothing.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm corpus add my.hgm\n  hgm corpus add corpus/seeds/*.hgm")]
+pub struct CorpusAddArgs {
+    /// Program files; `-` is stdin.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Corpus folder [default: the configured one, else corpus/ in the home].
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+}
+
+/// Read every program and check its name; move what does not parse to quarantine/.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm corpus verify --corpus corpus/seeds\n\n\
+                        Nothing is deleted. Ends with 3 if something is wrong.")]
+pub struct CorpusVerifyArgs {
+    /// Corpus folder [default: the configured one, else corpus/ in the home].
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
+}
+
+/// Show or check the configuration.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    pub verb: ConfigVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Print every value and where it came from.
+    #[command(
+        after_help = "Examples:\n  hgm config show --profile ci\n  HGM_JOBS=2 hgm config show"
+    )]
+    Show,
+    /// Check every profile of the configuration file; name all faults with their lines.
+    #[command(after_help = "Examples:\n  hgm config check\n  hgm config check --config ci.toml")]
+    Check,
+}
+
+/// Print a completion script for a shell.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm completions bash > \
+                        ~/.local/share/bash-completion/completions/hgm")]
+pub struct CompletionsArgs {
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Help on a verb, or on a topic: exit-codes, ops, config.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm help ops\n  hgm help exit-codes --json\n  hgm help fuzz")]
+pub struct HelpArgs {
+    /// Verb or topic.
+    #[arg(value_name = "TOPIC", num_args = 0..)]
+    pub topic: Vec<String>,
+}
+
+/// A value given on the command line for a configuration key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    pub key: String,
+    /// As it would stand in the file, but without quotes; paths need not be UTF-8.
+    pub value: OsString,
+    /// The flag, for "where it came from".
+    pub flag: String,
+}
+
+impl Verb {
+    /// Flags that stand for configuration keys.
+    pub fn overrides(&self) -> Vec<Override> {
+        let mut all = Overrides::default();
+        match self {
+            Verb::Fuzz(args) => {
+                all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("duration", "--for", args.duration.as_ref());
+                all.put("jobs", "--jobs", args.jobs.as_ref());
+                all.path("corpus", "--corpus", args.corpus.as_ref());
+                all.choice("accel", "--accel", args.accel);
+                all.put("canaries", "--no-canaries", args.no_canaries.then_some(&false));
+            }
+            Verb::Run(args) => {
+                all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.choice("look", "--look", args.look);
+                all.choice("accel", "--accel", args.accel);
+            }
+            Verb::Repro(args) => {
+                all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.choice("accel", "--accel", args.accel);
+            }
+            Verb::Regress(args) => {
+                all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("jobs", "--jobs", args.jobs.as_ref());
+                all.choice("accel", "--accel", args.accel);
+            }
+            Verb::Corpus(args) => {
+                let dir = match &args.verb {
+                    CorpusVerb::List(args) => &args.corpus,
+                    CorpusVerb::Show(args) => &args.corpus,
+                    CorpusVerb::Add(args) => &args.corpus,
+                    CorpusVerb::Verify(args) => &args.corpus,
+                };
+                all.path("corpus", "--corpus", dir.as_ref());
+            }
+            Verb::Doctor(_)
+            | Verb::Kernel(_)
+            | Verb::Config(_)
+            | Verb::Completions(_)
+            | Verb::Help(_) => {}
+        }
+        all.0
+    }
+}
+
+#[derive(Default)]
+struct Overrides(Vec<Override>);
+
+impl Overrides {
+    fn put(&mut self, key: &str, flag: &str, value: Option<&impl ToString>) {
+        if let Some(value) = value {
+            self.push(key, flag, value.to_string().into());
+        }
+    }
+    fn path(&mut self, key: &str, flag: &str, value: Option<&PathBuf>) {
+        if let Some(path) = value {
+            self.push(key, flag, path.clone().into());
+        }
+    }
+    fn push(&mut self, key: &str, flag: &str, value: OsString) {
+        self.0.push(Override { key: key.into(), value, flag: flag.into() });
+    }
+    fn choice(&mut self, key: &str, flag: &str, value: Option<impl ValueEnum>) {
+        let name = value.and_then(|v| v.to_possible_value()).map(|v| v.get_name().to_owned());
+        self.put(key, flag, name.as_ref());
+    }
+}
+
+/// Checks a duration on the command line, so that the fault is named with its flag.
+fn duration_arg(text: &str) -> Result<String, String> {
+    crate::config::parse_duration(text).map(|_| text.to_owned())
+}
