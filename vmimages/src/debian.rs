@@ -151,7 +151,7 @@ pub fn fetch(package: &Package, dir: &Path) -> Result<PathBuf, ImageError> {
         .flatten()
         .map(|e| e.path())
         .find(|p| p.extension().is_some_and(|e| e == "deb"))
-        .ok_or_else(|| ImageError::BadPackage { package: exact, what: ".deb file" })?;
+        .ok_or(ImageError::BadPackage { package: exact, what: ".deb file" })?;
     let root = dir.join("root");
     std::fs::create_dir(&root).map_err(ImageError::io("cannot create", &root))?;
     unpack(&deb, &root)?;

@@ -1,5 +1,7 @@
 //! Kernels from Debian's packages and from files, as a user adds them. Needs apt's lists.
 
+#![allow(clippy::unwrap_used)] // a helper outside `#[test]` may panic as a test may
+
 use std::path::Path;
 use vmimages::{ImageError, add, initramfs, kernels};
 
