@@ -7,9 +7,12 @@
 #![forbid(unsafe_code)]
 
 pub mod console;
+pub mod judge;
+pub mod known;
 pub mod mutants;
 pub mod ops;
 pub mod rules;
 pub mod step;
 pub mod touch;
+pub mod views;
 pub mod world;

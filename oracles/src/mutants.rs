@@ -27,4 +27,8 @@ mutants! {
     HugetlbNoEof,
     /// A private fault does not consume its reservation.
     FaultKeepsReserve,
+    /// pagemap does not show uffd-wp markers.
+    MarkerInvisible,
+    /// VmFlags does not show locked mappings.
+    LockInvisible,
 }

@@ -1,0 +1,487 @@
+//! The judge: walks a program and its observation side by side through the world.
+//!
+//! Sequential lines are judged exactly. A `par` block is explained by some interleaving of its
+//! threads' ops where one fits; where none does, ops are not atomic at this grain, and from there
+//! on only invariants are judged (the report says so). Nothing here knows a single syscall.
+
+use crate::known::Known;
+use crate::mutants::Mutant;
+use crate::rules::*;
+use crate::step::{Cx, LineNote, Out, status_text, step};
+use crate::views;
+use crate::world::{ExpectedEvent, World};
+use case::observation::{Counters, FaultSeen, LineObs, Observation, Pool, Spot, Status, event};
+use case::{Act, Op, PageSize, Place, ProcId, Profile, Program, Verdict, Violation};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+/// Interleavings of one block that are tried before the judge gives up on it.
+const SEARCH_STEPS_MAX: u32 = 4096;
+
+/// What came of judging one observation.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub verdict: Verdict,
+    /// A violation that is a known deviation, with its id; judgement ends there.
+    pub known: Vec<(Violation, String)>,
+    /// Mapping-state feedback: hashed (op, state before, state after, uffd modes).
+    pub states: BTreeSet<u64>,
+    /// Lines judged.
+    pub ops: u32,
+    /// Why only invariants were judged from some line on.
+    pub blurred: Option<String>,
+}
+
+/// One line as `hgm run` shows it.
+#[derive(Clone, Debug)]
+pub struct LineVerdict {
+    pub line: u16,
+    pub rules: Vec<&'static str>,
+    pub expected: String,
+    pub observed: String,
+    pub ok: bool,
+}
+
+/// Judges one observation.
+pub fn judge(program: &Program, obs: &Observation, profile: &Profile, known: &Known) -> Report {
+    Walk::new(program, obs, profile, Mutant::None).run(known).0
+}
+
+/// Judges and keeps what was expected of each line.
+pub fn trace(
+    program: &Program,
+    obs: &Observation,
+    profile: &Profile,
+    known: &Known,
+) -> (Vec<LineVerdict>, Report) {
+    let (report, notes) = Walk::new(program, obs, profile, Mutant::None).run(known);
+    (notes, report)
+}
+
+/// Judges with a mutated model: for the tests that prove the oracle notices.
+pub fn judge_mutant(
+    program: &Program,
+    obs: &Observation,
+    profile: &Profile,
+    known: &Known,
+    mutant: Mutant,
+) -> Report {
+    Walk::new(program, obs, profile, mutant).run(known).0
+}
+
+struct Walk<'a> {
+    program: &'a Program,
+    obs: &'a Observation,
+    world: World,
+    states: BTreeSet<u64>,
+    notes: Vec<LineVerdict>,
+    line: u16,
+}
+
+impl<'a> Walk<'a> {
+    fn new(program: &'a Program, obs: &'a Observation, profile: &Profile, mutant: Mutant) -> Self {
+        Walk {
+            program,
+            obs,
+            world: World::new(profile, &obs.before, mutant),
+            states: BTreeSet::new(),
+            notes: Vec::new(),
+            line: 0,
+        }
+    }
+
+    fn run(mut self, known: &Known) -> (Report, Vec<LineVerdict>) {
+        let mut found = Vec::new();
+        let verdict = if self.obs.lines.len() != self.program.lines() {
+            Verdict::Inconclusive("the observation has another number of lines".into())
+        } else {
+            match self.walk() {
+                Ok(()) => Verdict::Pass,
+                Err(violation) => match known.find(self.world.family, &violation) {
+                    Some(deviation) => {
+                        found.push((*violation, deviation.id.clone()));
+                        Verdict::Pass
+                    }
+                    None => Verdict::Violation(*violation),
+                },
+            }
+        };
+        let report = Report {
+            verdict,
+            known: found,
+            states: self.states,
+            ops: u32::from(self.line),
+            blurred: self.world.blurred,
+        };
+        (report, self.notes)
+    }
+
+    fn walk(&mut self) -> Out {
+        for item in &self.program.steps {
+            match &item.act {
+                Act::One(line) => self.one(line.proc, &line.op)?,
+                Act::Par(threads) => self.block(threads)?,
+            }
+        }
+        self.end()
+    }
+
+    fn one(&mut self, proc: ProcId, op: &Op) -> Out {
+        let obs = &self.obs.lines[usize::from(self.line)];
+        let cx = context(self.line, proc, op, obs, false);
+        self.line += 1;
+        if self.world.blurred.is_some() {
+            return sane(&cx, obs);
+        }
+        let place = place_of(op);
+        let before = place.map(|p| state_class(&self.world, proc, p));
+        let result = line(&mut self.world, &cx);
+        self.note(&cx, result.as_ref().err().map(|v| &**v));
+        result?;
+        if let (Some(place), Some(before)) = (place, before) {
+            let after = state_class(&self.world, proc, place);
+            let class = crate::step::status_class(&obs.status);
+            self.states.insert(hash(&[op.kind().spec().name, &class, &before, &after]));
+        }
+        Ok(())
+    }
+
+    /// A block: some interleaving must explain it, or judgement goes blunt.
+    fn block(&mut self, threads: &[Vec<Op>]) -> Out {
+        let first = self.line;
+        let mut starts = Vec::new();
+        for thread in threads {
+            starts.push(self.line);
+            self.line += thread.len() as u16;
+        }
+        if self.world.blurred.is_some() {
+            return Ok(());
+        }
+        let mut search = Search { threads, starts: &starts, obs: self.obs, left: SEARCH_STEPS_MAX };
+        let at = vec![0; threads.len()];
+        match search.explain(&self.world, &at) {
+            Some(world) => self.world = *world,
+            None => self.world.blur(format!("line {first}: no order of whole ops explains par")),
+        }
+        self.states.insert(hash(&["par", if self.world.blurred.is_some() { "-" } else { "+" }]));
+        Ok(())
+    }
+
+    fn note(&mut self, cx: &Cx<'_>, broken: Option<&Violation>) {
+        let note = cx.note.borrow();
+        let (expected, observed) = match broken {
+            Some(v) => (v.expected.clone(), v.observed.clone()),
+            None => (note.expected.clone(), status_text(&cx.obs.status)),
+        };
+        let mut rules = note.rules.clone();
+        rules.dedup();
+        self.notes.push(LineVerdict { line: cx.line, rules, expected, observed, ok: broken.is_none() });
+    }
+
+    /// Looks before the teardown, and what is left after it.
+    fn end(&mut self) -> Out {
+        let nothing = LineObs {
+            status: Status::Ok(0),
+            out: case::observation::Output::Nothing,
+            also: None,
+            events: Vec::new(),
+            views: Vec::new(),
+            pools: None,
+        };
+        let look = Op::Observe {
+            at: Place::new(0, 0),
+            len: case::Bytes(0),
+            what: case::What::NONE,
+        };
+        let cx = context(self.line, ProcId(0), &look, &nothing, false);
+        if self.world.blurred.is_none() {
+            views::judge(&mut self.world, &cx, &self.obs.end).map_err(at_end)?;
+        }
+        leaks(&self.world, &cx, &self.obs.before, &self.obs.after).map_err(at_end)
+    }
+}
+
+fn at_end(mut violation: Box<Violation>) -> Box<Violation> {
+    "end".clone_into(&mut violation.op);
+    violation
+}
+
+fn context<'a>(line: u16, proc: ProcId, op: &'a Op, obs: &'a LineObs, racing: bool) -> Cx<'a> {
+    Cx { line, proc, op, obs, racing, note: RefCell::new(LineNote::default()) }
+}
+
+/// One line: the op, then everything that was seen after it.
+fn line(w: &mut World, cx: &Cx<'_>) -> Out {
+    w.expected_events.clear();
+    step(w, cx)?;
+    w.collect();
+    if w.blurred.is_some() {
+        return Ok(());
+    }
+    if !cx.racing {
+        events(w, cx)?;
+        stray_signal(cx)?;
+    }
+    looks(w, cx)
+}
+
+/// Views and pools after a line.
+fn looks(w: &mut World, cx: &Cx<'_>) -> Out {
+    views::judge(w, cx, &cx.obs.views)?;
+    sane(cx, cx.obs)?;
+    let Some(seen) = cx.obs.pools else { return Ok(()) };
+    for (page, seen) in [PageSize::Huge2M, PageSize::Huge1G].into_iter().zip(seen) {
+        if !w.pool_state(page).witness {
+            pool(cx, page, w.pool_now(page), seen)?;
+        }
+    }
+    Ok(())
+}
+
+fn pool(cx: &Cx<'_>, page: PageSize, want: Pool, got: Pool) -> Out {
+    let parts = [
+        ("total", want.total, got.total),
+        ("free", want.free, got.free),
+        ("rsvd", want.rsvd, got.rsvd),
+        ("surp", want.surp, got.surp),
+    ];
+    for (name, want, got) in parts {
+        if want != got {
+            let size = case::PageSize::word(page);
+            let class = format!("{name}:{}", if got < want { "low" } else { "high" });
+            return Err(cx.broken(
+                O_POOL,
+                &class,
+                format!("{size} pool {name} {want}"),
+                format!("{name} {got}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// X-01, which holds whatever happened.
+fn sane(cx: &Cx<'_>, obs: &LineObs) -> Out {
+    for p in obs.pools.iter().flatten() {
+        if p.rsvd < 0 || p.free < 0 || p.surp < 0 || p.rsvd > p.free || p.free > p.total || p.surp > p.total {
+            return Err(cx.broken(O_POOL_SANE, "order", "0 <= Rsvd <= Free <= Total", format!("{p:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// A signal beside a normal return is only right where an op says so: memory failure.
+fn stray_signal(cx: &Cx<'_>) -> Out {
+    let poisons = matches!(cx.op, Op::Madvise { advice: case::Advice::HwPoison, .. });
+    match &cx.obs.also {
+        Some(signal) if !poisons => {
+            let text = crate::step::signal_text(signal);
+            Err(cx.broken(F_COMPLETES, "signal", "no signal", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Handler messages: each expected one was read, and no others (repeats of expected ones are
+/// legal, U-065).
+fn events(w: &World, cx: &Cx<'_>) -> Out {
+    let mut seen = cx.obs.events.iter();
+    for want in &w.expected_events {
+        if !seen.any(|got| same_event(want, got)) {
+            let class = format!("missing:{}", event_name(want.event, want.flags));
+            let want = format!("{} at {}", event_name(want.event, want.flags), want.at);
+            return Err(cx.broken(F_EVENT, &class, want, events_text(&cx.obs.events)));
+        }
+    }
+    let stray = cx.obs.events.iter().find(|got| {
+        !w.expected_events.iter().any(|want| same_event(want, got))
+    });
+    let Some(got) = stray else { return Ok(()) };
+    // The right fault at a differently rounded address breaks another rule.
+    let moved = w.expected_events.iter().any(|want| {
+        want.event == got.event && want.flags == got.flags
+    });
+    let rule = if moved && got.event == event::PAGEFAULT { F_EVENT_ADDR } else { F_NO_EVENT };
+    let class = format!("extra:{}", event_name(got.event, got.flags));
+    Err(cx.broken(rule, &class, "no such event", events_text(&cx.obs.events)))
+}
+
+fn same_event(want: &ExpectedEvent, got: &FaultSeen) -> bool {
+    let at = |spot: Spot, place: Place| spot == Spot::In(place);
+    want.uffd == got.uffd
+        && want.event == got.event
+        && want.flags == got.flags
+        && (want.event == event::FORK || at(got.at, want.at))
+        && (want.event != event::REMAP || at(got.to, want.to))
+        && (want.event == event::PAGEFAULT || want.event == event::FORK || want.len == got.len)
+}
+
+fn event_name(code: u8, flags: u8) -> String {
+    match code {
+        event::PAGEFAULT if flags & event::FLAG_WP != 0 => "wp fault".into(),
+        event::PAGEFAULT if flags & event::FLAG_MINOR != 0 => "minor fault".into(),
+        event::PAGEFAULT => "missing fault".into(),
+        event::FORK => "fork".into(),
+        event::REMAP => "remap".into(),
+        event::REMOVE => "remove".into(),
+        event::UNMAP => "unmap".into(),
+        _ => "unknown event".into(),
+    }
+}
+
+fn events_text(events: &[FaultSeen]) -> String {
+    if events.is_empty() {
+        return "no events".into();
+    }
+    let one = |e: &FaultSeen| match e.at {
+        Spot::In(place) => format!("{} at {place}", event_name(e.event, e.flags)),
+        Spot::Outside(_) => event_name(e.event, e.flags),
+    };
+    let shown: Vec<String> = events.iter().take(8).map(one).collect();
+    format!("{} events: {}", events.len(), shown.join(", "))
+}
+
+/// After the teardown everything is as before the program, poison aside.
+fn leaks(w: &World, cx: &Cx<'_>, before: &Counters, after: &Counters) -> Out {
+    let pools = [
+        (PageSize::Huge2M, before.pool_2m, after.pool_2m),
+        (PageSize::Huge1G, before.pool_1g, after.pool_1g),
+    ];
+    for (page, before, after) in pools {
+        if before != after && !w.pool_state(page).witness {
+            let size = case::PageSize::word(page);
+            let (want, got) = (format!("{size} {before:?}"), format!("{after:?}"));
+            return Err(cx.broken(O_LEAK, &leak_class(before, after), want, got));
+        }
+    }
+    let nodes: i64 = after.nodes_2m.iter().map(|p| p.total).sum();
+    if !after.nodes_2m.is_empty() && nodes != after.pool_2m.total {
+        let want = format!("sum of nodes {}", after.pool_2m.total);
+        return Err(cx.broken(O_POOL_SANE, "node-sum", want, format!("{nodes}")));
+    }
+    let grown = (after.hwcorrupted_kb - before.hwcorrupted_kb) / 4;
+    let (low, high) = w.hw_pages;
+    if w.blurred.is_none() && !(low..=high).contains(&grown) {
+        let want = format!("{low}..={high} pages more in HardwareCorrupted");
+        return Err(cx.broken(O_HWPOISON, "count", want, format!("{grown}")));
+    }
+    Ok(())
+}
+
+fn leak_class(before: Pool, after: Pool) -> String {
+    let parts = [
+        ("total", before.total, after.total),
+        ("free", before.free, after.free),
+        ("rsvd", before.rsvd, after.rsvd),
+        ("surp", before.surp, after.surp),
+    ];
+    let sign = |b: i64, a: i64| if a > b { '+' } else { '-' };
+    let names = parts.iter().filter(|(_, b, a)| b != a);
+    names.map(|(n, b, a)| format!("{}{n}", sign(*b, *a))).collect()
+}
+
+/// Depth-first search for an order of whole ops that explains a block.
+struct Search<'a> {
+    threads: &'a [Vec<Op>],
+    starts: &'a [u16],
+    obs: &'a Observation,
+    left: u32,
+}
+
+impl Search<'_> {
+    fn explain(&mut self, world: &World, at: &[usize]) -> Option<Box<World>> {
+        let mut ended = true;
+        for (t, thread) in self.threads.iter().enumerate() {
+            if at[t] == thread.len() {
+                continue;
+            }
+            ended = false;
+            self.left = self.left.checked_sub(1)?;
+            let line_no = self.starts[t] + at[t] as u16;
+            let obs = &self.obs.lines[usize::from(line_no)];
+            let cx = context(line_no, ProcId(0), &thread[at[t]], obs, true);
+            let mut next = world.clone();
+            next.expected_events.clear();
+            if step(&mut next, &cx).is_err() {
+                continue;
+            }
+            next.collect();
+            let mut at = at.to_vec();
+            at[t] += 1;
+            if let Some(end) = self.explain(&next, &at) {
+                return Some(end);
+            }
+        }
+        if !ended {
+            return None;
+        }
+        let mut end = world.clone();
+        for (t, thread) in self.threads.iter().enumerate() {
+            let Some(op) = thread.last() else { continue };
+            let line_no = self.starts[t] + thread.len() as u16 - 1;
+            let obs = &self.obs.lines[usize::from(line_no)];
+            let cx = context(line_no, ProcId(0), op, obs, true);
+            looks(&mut end, &cx).ok()?;
+        }
+        Some(Box::new(end))
+    }
+}
+
+/// The place an op is about, for feedback.
+fn place_of(op: &Op) -> Option<Place> {
+    match op {
+        Op::Mmap { at, .. }
+        | Op::Munmap { at, .. }
+        | Op::Mremap { at, .. }
+        | Op::Mprotect { at, .. }
+        | Op::Mlock { at, .. }
+        | Op::Munlock { at, .. }
+        | Op::Madvise { at, .. }
+        | Op::Register { at, .. }
+        | Op::Unregister { at, .. }
+        | Op::Continue { at, .. }
+        | Op::Copy { at, .. }
+        | Op::Zeropage { at, .. }
+        | Op::WriteProtect { at, .. }
+        | Op::UffdPoison { at, .. }
+        | Op::Wake { at, .. }
+        | Op::Read { at, .. }
+        | Op::Write { at, .. }
+        | Op::MovePages { at, .. }
+        | Op::Mbind { at, .. }
+        | Op::VmRead { at, .. }
+        | Op::Vmsplice { at, .. }
+        | Op::DirectIo { at, .. }
+        | Op::Pin { at, .. }
+        | Op::GupTest { at, .. }
+        | Op::Unpoison { at }
+        | Op::Observe { at, .. } => Some(*at),
+        _ => None,
+    }
+}
+
+/// Mapping state at a place, for feedback: entry class, modes, neighbours in other processes.
+fn state_class(w: &World, proc: ProcId, place: Place) -> String {
+    let Some(vma) = w.vma_at(proc, place.addr()) else { return "unmapped".into() };
+    let entry = w.entry(proc, vma.unit_addr(place.addr()));
+    let class = views::entry_class(w, vma, entry);
+    let modes = vma.uffd.map(|(_, m)| m.0).unwrap_or(0);
+    let maps = match entry.map(|e| e.slot) {
+        Some(crate::world::Slot::Page(b)) => w.mapcount(b).min(3),
+        _ => 0,
+    };
+    let part = if place.off % vma.unit_bytes() == 0 { "whole" } else { "inside" };
+    let f = &vma.flags;
+    let bits = [f.locked, f.hugepage, f.nohugepage, f.dontfork, f.wipeonfork, vma.starved];
+    let flags: String = bits.iter().map(|b| if *b { '1' } else { '0' }).collect();
+    format!("{class}/{}/{modes}/{maps}/{part}/{flags}/{}", vma.prot.0, u8::from(proc.0 != 0))
+}
+
+/// FNV-1a over the parts: stable over runs and versions.
+fn hash(parts: &[&str]) -> u64 {
+    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.iter().flat_map(|p| p.bytes().chain([0xff])) {
+        h = (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    h
+}

@@ -1,0 +1,98 @@
+//! Known deviations of kernels: signatures that are reported as known, never as new and never
+//! accepted in silence. The built-in list is `known.toml` beside this crate; a kernel may carry
+//! its own next to its image.
+
+use case::{Family, Violation};
+use serde::Deserialize;
+
+/// One deviation and what it breaks.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Deviation {
+    /// Short id, e.g. "N03".
+    pub id: String,
+    /// Families it is known of: "U61", "U612".
+    pub families: Vec<String>,
+    /// Signatures `rule/op/class`; `*` stands for any text.
+    pub signatures: Vec<String>,
+    pub title: String,
+    /// What it breaks, and the document or version that decides.
+    pub why: String,
+}
+
+/// A list of deviations.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    #[serde(default)]
+    pub deviation: Vec<Deviation>,
+}
+
+/// Why a known.toml could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("known deviations: {0}")]
+pub struct KnownError(#[from] toml::de::Error);
+
+impl Known {
+    /// Reads a known.toml.
+    pub fn parse(text: &str) -> Result<Self, KnownError> {
+        Ok(toml::from_str(text)?)
+    }
+    /// The list that ships with the oracle. A test proves that it parses.
+    pub fn builtin() -> Self {
+        Self::parse(include_str!("../known.toml")).unwrap_or_default()
+    }
+    /// This list and another.
+    pub fn with(mut self, other: Known) -> Self {
+        self.deviation.extend(other.deviation);
+        self
+    }
+    /// The deviation a violation is an instance of.
+    pub fn find(&self, family: Family, violation: &Violation) -> Option<&Deviation> {
+        let signature = violation.signature();
+        self.deviation.iter().find(|d| {
+            d.families.iter().any(|f| f == family.name())
+                && d.signatures.iter().any(|pattern| matches(pattern, &signature))
+        })
+    }
+}
+
+/// Glob with `*` only.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(first) = parts.next() else { return false };
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut last_was_open = pattern.contains('*');
+    for part in parts {
+        last_was_open = part.is_empty();
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.is_empty() || last_was_open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builtin_list_parses() {
+        let list = Known::parse(include_str!("../known.toml")).unwrap();
+        for d in &list.deviation {
+            assert!(!d.signatures.is_empty() && !d.why.is_empty(), "{} says too little", d.id);
+            assert!(d.families.iter().all(|f| f == "U61" || f == "U612"), "{}", d.id);
+        }
+    }
+
+    #[test]
+    fn globs() {
+        assert!(matches("A/b/c", "A/b/c"));
+        assert!(!matches("A/b/c", "A/b/cd"));
+        assert!(matches("A/*/c", "A/xyz/c"));
+        assert!(matches("A/*", "A/x/y"));
+        assert!(!matches("A/*", "B/x"));
+        assert!(!matches("A/*/c", "A/x/d"));
+    }
+}

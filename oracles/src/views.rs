@@ -1,0 +1,471 @@
+//! Looks at memory, held against the world: page tables, VMAs, status, mincore. What the kernel
+//! may choose is read here and taken over (witness), never predicted.
+
+use crate::mutants::Mutant;
+use crate::rules::*;
+use crate::step::{Cx, Out};
+use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
+use case::limits::PAGE;
+use case::observation::{PageRun, View, VmaObs, pm};
+use case::{Family, PageSize, Place, ProcId, Share, UffdModes};
+use std::collections::BTreeMap;
+
+/// Frames seen in one moment: page to frame and back. A frame id names a 4 KiB frame; a huge page
+/// is known by the frame of its first.
+#[derive(Debug, Default)]
+pub struct Frames {
+    by_body: BTreeMap<BodyId, u32>,
+    by_frame: BTreeMap<u32, BodyId>,
+}
+
+/// Frame id the agent gives every shared zero page.
+const ZERO_FRAME: u32 = 1;
+/// kpageflags bits.
+const KPF_HUGE: u64 = 1 << 17;
+
+/// Judges all looks of one moment.
+pub fn judge(w: &mut World, cx: &Cx<'_>, views: &[View]) -> Out {
+    let mut frames = Frames::default();
+    for view in views {
+        match view {
+            View::Pages { proc, at, runs } => pages(w, cx, *proc, *at, runs, &mut frames)?,
+            View::Vmas { proc, at, len, vmas } => vma_list(w, cx, *proc, *at, *len, vmas)?,
+            View::Status { proc, kb } => status(w, cx, *proc, kb)?,
+            View::Mincore { proc, at, result: Ok(runs) } => mincore(w, cx, *proc, *at, runs)?,
+            View::Rollup { .. }
+            | View::Counters(_)
+            | View::Mincore { .. }
+            | View::Failed { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn pages(
+    w: &mut World,
+    cx: &Cx<'_>,
+    proc: ProcId,
+    at: Place,
+    runs: &[PageRun],
+    frames: &mut Frames,
+) -> Out {
+    if w.proc(proc).is_none() {
+        return Ok(());
+    }
+    let mut addr = at.addr();
+    for run in runs {
+        for n in 0..run.pages {
+            let one = PageRun { pages: 1, frame: frame_of(run, n), ..*run };
+            page(w, cx, proc, addr, &one, frames)?;
+            addr += PAGE;
+        }
+    }
+    Ok(())
+}
+
+fn frame_of(run: &PageRun, n: u32) -> u32 {
+    if run.bits & pm::PRESENT == 0 || run.frame <= ZERO_FRAME { run.frame } else { run.frame + n }
+}
+
+/// One page-table entry as shown.
+fn page(
+    w: &mut World,
+    cx: &Cx<'_>,
+    proc: ProcId,
+    addr: u64,
+    seen: &PageRun,
+    frames: &mut Frames,
+) -> Out {
+    let bits = seen.bits & !pm::SOFT_DIRTY;
+    let Some(vma) = w.vma_at(proc, addr).cloned() else {
+        if bits != 0 {
+            let text = bits_text(seen.bits);
+            return Err(cx.broken(O_HOLE, "unmapped->entry", at_text(addr, "nothing"), text));
+        }
+        return Ok(());
+    };
+    let unit = vma.unit_addr(addr);
+    if w.entry(proc, unit).is_some_and(|e| e.slot == Slot::Unsure) {
+        settle(w, proc, &vma, unit, seen);
+    }
+    let entry = w.entry(proc, unit);
+    let (want, mask) = bits_of(w, &vma, entry);
+    if bits & mask != want & mask {
+        let class = format!("{}:{}", entry_class(w, &vma, entry), diff_class(want, bits, mask));
+        return Err(cx.broken(
+            O_PAGEMAP,
+            &class,
+            at_text(addr, &format!("{} ({})", bits_text(want), entry_class(w, &vma, entry))),
+            bits_text(bits),
+        ));
+    }
+    let Some(Slot::Page(body)) = entry.map(|e| e.slot) else { return Ok(()) };
+    exclusive(w, cx, &vma, addr, body, bits)?;
+    alias(w, cx, &vma, addr, body, seen.frame, frames)?;
+    kpage(w, cx, &vma, addr, body, seen)
+}
+
+/// An unsure entry becomes what was seen.
+fn settle(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, seen: &PageRun) {
+    if seen.bits & pm::PRESENT == 0 {
+        w.set_entry(proc, unit, None);
+        return;
+    }
+    let slot = match w.cached(vma, unit) {
+        Some(body) if seen.bits & pm::FILE != 0 => Slot::Page(body),
+        _ if seen.frame == ZERO_FRAME => Slot::Zero,
+        _ if vma.backing == Backing::Anon => Slot::Page(w.new_body(vma.unit, None)),
+        _ => match vma.file_unit(unit) {
+            // A huge shmem page brought its neighbours into the cache.
+            Some((key, idx)) => {
+                let body = w.new_body(vma.unit, Some((key, idx)));
+                w.files[key].cache.insert(idx, body);
+                Slot::Page(body)
+            }
+            None => return,
+        },
+    };
+    let wp = seen.bits & pm::UFFD_WP != 0 && vma.armed(UffdModes::WP);
+    w.set_entry(proc, unit, Some(Entry { slot, wp }));
+}
+
+/// Bits an entry must show, and the mask of those that are judged here (exclusive is not).
+fn bits_of(w: &World, vma: &Vma, entry: Option<Entry>) -> (u8, u8) {
+    let all = pm::PRESENT | pm::SWAP | pm::FILE | pm::UFFD_WP;
+    let Some(entry) = entry else { return (0, all) };
+    let base = !vma.is_hugetlb();
+    let swap_if_base = if base { pm::SWAP } else { 0 };
+    let wp = if entry.wp { pm::UFFD_WP } else { 0 };
+    match entry.slot {
+        Slot::Marker if w.mutated(Mutant::MarkerInvisible) => (0, all),
+        Slot::Marker => (swap_if_base | pm::UFFD_WP, all),
+        Slot::UffdPoison => (swap_if_base, all),
+        // FILE of a poison entry follows the page it stood for: both spellings are accepted.
+        Slot::HwPoison => (swap_if_base, all & !pm::FILE),
+        // The huge zero page shows FILE, the 4 KiB one does not.
+        Slot::Zero => (pm::PRESENT | wp, all & !pm::FILE),
+        Slot::Page(body) => {
+            let file = if w.bodies[body].file.is_some() { pm::FILE } else { 0 };
+            (pm::PRESENT | file | wp, all)
+        }
+        Slot::Unsure => (0, 0),
+    }
+}
+
+/// Bit 56 against the number of entries that map the page (O-008).
+fn exclusive(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64, body: BodyId, bits: u8) -> Out {
+    // An unsure entry elsewhere may map a file page too.
+    if w.bodies[body].file.is_some() && !vma.is_hugetlb() {
+        return Ok(());
+    }
+    let single = w.mapcount(body) == 1;
+    if single == (bits & pm::EXCLUSIVE != 0) {
+        return Ok(());
+    }
+    let class = if single { "single->shared" } else { "shared->exclusive" };
+    let what = if vma.is_hugetlb() { "hugetlb" } else { "base" };
+    let want = format!("{} mappings of the page", w.mapcount(body));
+    Err(cx.broken(
+        O_EXCLUSIVE,
+        &format!("{what}:{class}"),
+        at_text(addr, &want),
+        if single { "not exclusive" } else { "exclusive" },
+    ))
+}
+
+/// One page, one frame.
+fn alias(
+    w: &World,
+    cx: &Cx<'_>,
+    vma: &Vma,
+    addr: u64,
+    body: BodyId,
+    frame: u32,
+    frames: &mut Frames,
+) -> Out {
+    let first = frame.wrapping_sub(World::sub_page(vma, addr));
+    let class =
+        |what: &str| format!("{what}:{}", if vma.is_hugetlb() { "hugetlb" } else { "base" });
+    let known = *frames.by_body.entry(body).or_insert(first);
+    if known != first && vma.unit != PageSize::Huge1G {
+        return Err(cx.broken(
+            O_ALIAS,
+            &class("one-page-two-frames"),
+            at_text(addr, "the frame its other mapping shows"),
+            "another frame",
+        ));
+    }
+    let owner = *frames.by_frame.entry(first).or_insert(body);
+    if owner != body && w.bodies[owner].size == w.bodies[body].size {
+        return Err(cx.broken(
+            O_ALIAS,
+            &class("two-pages-one-frame"),
+            at_text(addr, "a frame of its own"),
+            "the frame of another page",
+        ));
+    }
+    Ok(())
+}
+
+fn kpage(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64, body: BodyId, seen: &PageRun) -> Out {
+    let Some(kpage) = seen.kpage else { return Ok(()) };
+    let huge = kpage.flags & KPF_HUGE != 0;
+    if huge != vma.is_hugetlb() {
+        let (want, got) = (format!("HUGE {}", vma.is_hugetlb()), format!("HUGE {huge}"));
+        return Err(cx.broken(O_KHUGE, "huge-flag", at_text(addr, &want), got));
+    }
+    let file_base = w.bodies[body].file.is_some() && !vma.is_hugetlb();
+    let maps = w.mapcount(body);
+    if !file_base && kpage.count != maps {
+        let want = format!("{maps} mappings");
+        let got = format!("kpagecount {}", kpage.count);
+        return Err(cx.broken(O_KCOUNT, "count", at_text(addr, &want), got));
+    }
+    Ok(())
+}
+
+fn at_text(addr: u64, what: &str) -> String {
+    match Place::of_addr(addr) {
+        Some(place) => format!("at {place}: {what}"),
+        None => what.to_owned(),
+    }
+}
+
+fn bits_text(bits: u8) -> String {
+    let names = [
+        (pm::PRESENT, "present"),
+        (pm::SWAP, "swap"),
+        (pm::FILE, "file"),
+        (pm::EXCLUSIVE, "exclusive"),
+        (pm::UFFD_WP, "uffd-wp"),
+    ];
+    let words: Vec<&str> = names.iter().filter(|(b, _)| bits & b != 0).map(|(_, n)| *n).collect();
+    if words.is_empty() { "none".into() } else { words.join("+") }
+}
+
+fn diff_class(want: u8, got: u8, mask: u8) -> String {
+    let names =
+        [(pm::PRESENT, "present"), (pm::SWAP, "swap"), (pm::FILE, "file"), (pm::UFFD_WP, "wp")];
+    let diff = (want ^ got) & mask;
+    let sign = |bit: u8| if got & bit != 0 { '+' } else { '-' };
+    names.iter().filter(|(b, _)| diff & b != 0).map(|(b, n)| format!("{}{n}", sign(*b))).collect()
+}
+
+/// The sort of an entry, for signatures and feedback.
+pub fn entry_class(w: &World, vma: &Vma, entry: Option<Entry>) -> String {
+    let size = match vma.unit {
+        PageSize::Base => "base",
+        PageSize::Huge2M => "2m",
+        PageSize::Huge1G => "1g",
+    };
+    let kind = match vma.backing {
+        Backing::Anon => "anon",
+        Backing::File { .. } => match vma.share {
+            Share::Shared => "shared",
+            Share::Private => "private",
+        },
+    };
+    let slot = match entry.map(|e| e.slot) {
+        None => "none",
+        Some(Slot::Marker) => "marker",
+        Some(Slot::UffdPoison) => "uffd-poison",
+        Some(Slot::HwPoison) => "hwpoison",
+        Some(Slot::Zero) => "zero",
+        Some(Slot::Unsure) => "unsure",
+        Some(Slot::Page(b)) if w.bodies[b].file.is_some() => "cached",
+        Some(Slot::Page(_)) => "own",
+    };
+    let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
+    format!("{kind}-{size}-{slot}{wp}")
+}
+
+/// What smaps and status must add up to over a range.
+#[derive(Debug, Default)]
+struct Sums {
+    rss_min: u64,
+    rss_max: u64,
+    hugetlb_shared: u64,
+    hugetlb_private: u64,
+    hugetlb_poisoned: u64,
+}
+
+fn sums(w: &World, proc: ProcId, start: u64, end: u64) -> Sums {
+    let mut sums = Sums::default();
+    let Some(p) = w.proc(proc) else { return sums };
+    for (at, entry) in p.entries.range(start..end) {
+        let Some(vma) = w.vma_at(proc, *at) else { continue };
+        let kb = vma.unit_bytes() >> 10;
+        match (entry.slot, vma.is_hugetlb()) {
+            (Slot::Page(b), true) if w.mapcount(b) >= 2 => sums.hugetlb_shared += kb,
+            (Slot::Page(_), true) => sums.hugetlb_private += kb,
+            (Slot::HwPoison, true) => sums.hugetlb_poisoned += kb,
+            (Slot::Page(_) | Slot::HwPoison, false) => {
+                sums.rss_min += kb;
+                sums.rss_max += kb;
+            }
+            (Slot::Unsure, _) => sums.rss_max += kb,
+            _ => {}
+        }
+    }
+    sums
+}
+
+fn field(kb: &[(String, u64)], label: &str) -> Option<u64> {
+    kb.iter().find(|(l, _)| l == label).map(|(_, n)| *n)
+}
+
+fn vma_list(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, seen: &[VmaObs]) -> Out {
+    if w.proc(proc).is_none() {
+        return Ok(());
+    }
+    let (start, end) = (at.addr(), at.addr().saturating_add(len));
+    let mut mapped = start;
+    for obs in seen {
+        let (from, to) = (obs.at.addr(), obs.at.addr().saturating_add(obs.len));
+        let hidden = w.vmas_in(proc, mapped.min(from), from);
+        if let Some(vma) = hidden.first() {
+            let what = at_text(vma.start.max(mapped), "a mapping");
+            return Err(cx.broken(O_VMAS, "mapping-missing", what, "no mapping"));
+        }
+        if w.has_hole(proc, from.max(start), to.min(end)) {
+            let what = at_text(from, "no mapping over all of it");
+            return Err(cx.broken(O_VMAS, "mapping-extra", what, format!("{} KiB", obs.len >> 10)));
+        }
+        for vma in w.vmas_in(proc, from, to) {
+            attributes(w, cx, &vma, obs)?;
+        }
+        let sums = sums(w, proc, from, to);
+        numbers(w, cx, obs, &sums)?;
+        mapped = to;
+    }
+    if let Some(vma) = w.vmas_in(proc, mapped, end).first() {
+        let what = at_text(vma.start.max(mapped), "a mapping");
+        return Err(cx.broken(O_VMAS, "mapping-missing", what, "no mapping"));
+    }
+    Ok(())
+}
+
+fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
+    let shared = if vma.share == Share::Shared { 8 } else { 0 };
+    let want = (vma.prot.0 & 7) as u8 | shared;
+    // Bit order of Prot and of VmaObs::perms is the same: r 1, w 2, x 4.
+    if want != obs.perms {
+        let (want, got) = (format!("perms {want:#x}"), format!("perms {:#x}", obs.perms));
+        return Err(cx.broken(O_VMAS, "perms", at_text(vma.start, &want), got));
+    }
+    let modes = vma.uffd.map(|(_, m)| m).unwrap_or_default();
+    let f = &vma.flags;
+    let flags: [(&[u8; 2], bool); 11] = [
+        (b"um", modes.has(UffdModes::MISSING)),
+        (b"uw", modes.has(UffdModes::WP)),
+        (b"ui", modes.has(UffdModes::MINOR)),
+        (b"ht", vma.is_hugetlb()),
+        (b"lo", f.locked && !vma.is_hugetlb() && !w.mutated(Mutant::LockInvisible)),
+        (b"hg", f.hugepage),
+        (b"nh", f.nohugepage),
+        (b"dc", f.dontfork),
+        (b"wf", f.wipeonfork),
+        (b"dd", f.dontdump),
+        (b"mg", f.mergeable),
+    ];
+    for (letters, want) in flags {
+        let got = obs.flags.contains(letters);
+        if got != want {
+            let name = String::from_utf8_lossy(letters).into_owned();
+            let class = format!("{name}:{}", if want { "missing" } else { "extra" });
+            let text = |on: bool| format!("VmFlags {}{name}", if on { "" } else { "without " });
+            return Err(cx.broken(O_VMFLAGS, &class, at_text(vma.start, &text(want)), text(got)));
+        }
+    }
+    let kb = vma.unit_bytes() >> 10;
+    if field(&obs.kb, "KernelPageSize").is_some_and(|n| n != kb) {
+        let want = at_text(vma.start, &format!("KernelPageSize {kb} kB"));
+        return Err(cx.broken(O_PAGESIZE, "size", want, "another"));
+    }
+    Ok(())
+}
+
+fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
+    let rss = field(&obs.kb, "Rss").unwrap_or(0);
+    if rss < sums.rss_min || rss > sums.rss_max {
+        let class = if rss < sums.rss_min { "less" } else { "more" };
+        let want = format!("Rss {}..={} kB", sums.rss_min, sums.rss_max);
+        let want = at_text(obs.at.addr(), &want);
+        return Err(cx.broken(O_RSS, class, want, format!("Rss {rss} kB")));
+    }
+    let shared = field(&obs.kb, "Shared_Hugetlb").unwrap_or(0);
+    let private = field(&obs.kb, "Private_Hugetlb").unwrap_or(0);
+    // Poison entries: private in 6.1, shared in 6.12 (O-038).
+    let (want_shared, want_private) = match w.family {
+        Family::U61 => (sums.hugetlb_shared, sums.hugetlb_private + sums.hugetlb_poisoned),
+        Family::U612 => (sums.hugetlb_shared + sums.hugetlb_poisoned, sums.hugetlb_private),
+    };
+    if (shared, private) != (want_shared, want_private) {
+        let class = if shared + private == want_shared + want_private { "split" } else { "sum" };
+        let want = format!("Shared_Hugetlb {want_shared} Private_Hugetlb {want_private} kB");
+        let want = at_text(obs.at.addr(), &want);
+        let got = format!("Shared_Hugetlb {shared} Private_Hugetlb {private} kB");
+        return Err(cx.broken(O_HUGETLB, class, want, got));
+    }
+    Ok(())
+}
+
+fn status(w: &World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64)]) -> Out {
+    let Some(p) = w.proc(proc) else { return Ok(()) };
+    let all = sums(w, proc, 0, u64::MAX);
+    let want = all.hugetlb_shared + all.hugetlb_private;
+    let got = field(kb, "HugetlbPages").unwrap_or(want);
+    if got != want {
+        let (want, got) = (format!("HugetlbPages {want} kB"), format!("{got} kB"));
+        return Err(cx.broken(O_STATUS_HUGETLB, "sum", want, got));
+    }
+    let locked = p.vmas.values().filter(|v| v.flags.locked && !v.is_hugetlb());
+    let want: u64 = locked.map(|v| (v.end - v.start) >> 10).sum();
+    let got = field(kb, "VmLck").unwrap_or(want);
+    if got != want {
+        let (want, got) = (format!("VmLck {want} kB"), format!("{got} kB"));
+        return Err(cx.broken(O_VMLCK, "sum", want, got));
+    }
+    Ok(())
+}
+
+fn mincore(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, runs: &[(u32, bool)]) -> Out {
+    let mut addr = at.addr() - at.addr() % PAGE;
+    for (pages, resident) in runs {
+        for _ in 0..*pages {
+            if let Some(vma) = w.vma_at(proc, addr) {
+                let want = resident_of(w, proc, vma, addr);
+                if want.is_some_and(|want| want != *resident) {
+                    let class = entry_class(w, vma, w.entry(proc, vma.unit_addr(addr)));
+                    let text = |on: bool| if on { "resident" } else { "not resident" };
+                    return Err(cx.broken(
+                        O_MINCORE,
+                        &class,
+                        at_text(addr, text(!resident)),
+                        text(*resident),
+                    ));
+                }
+            }
+            addr += PAGE;
+        }
+    }
+    Ok(())
+}
+
+/// What mincore must say of a page; `None` when the kernel may say either.
+fn resident_of(w: &World, proc: ProcId, vma: &Vma, addr: u64) -> Option<bool> {
+    let cached = w.cached(vma, addr).is_some();
+    match w.entry(proc, vma.unit_addr(addr)).map(|e| e.slot) {
+        Some(Slot::Page(_) | Slot::Zero | Slot::HwPoison) => Some(true),
+        Some(Slot::Unsure) => None,
+        // hugetlb: page-table state, or page-cache state where no table exists (O-073, O-074).
+        None | Some(Slot::Marker | Slot::UffdPoison) if vma.is_hugetlb() => {
+            if cached {
+                None
+            } else {
+                Some(false)
+            }
+        }
+        None | Some(Slot::Marker | Slot::UffdPoison) => Some(cached),
+    }
+}
