@@ -102,6 +102,8 @@ pub struct VmaFlags {
     pub seq: bool,
     pub rand: bool,
     pub noreserve: bool,
+    /// A write-sealed file mapped read-only: mprotect may never make it writable.
+    pub sealed_ro: bool,
 }
 
 /// One VMA; `start` and `end` are virtual addresses.
@@ -197,6 +199,12 @@ pub struct World {
     pub hw_pages: (i64, i64),
     /// THP setting as a program may have changed it.
     pub thp_enabled: u32,
+    /// shmem THP setting: never 0, advise 1, within_size 2, always 3, deny 4, force 5.
+    pub thp_shmem: u32,
+    /// A NUMA policy was set, so a pool may have free pages that may not be taken.
+    pub numa_bound: bool,
+    /// Some mapping changed its protection, so entries may be read-only until the next store.
+    pub mprotected: bool,
     /// Messages this line must have produced, in order; cleared by the judge before each line.
     pub expected_events: Vec<ExpectedEvent>,
     /// From here on only invariants are judged, and why.
@@ -277,6 +285,16 @@ impl World {
                 "madvise" => 1,
                 _ => 0,
             },
+            thp_shmem: match profile.thp_shmem.as_str() {
+                "advise" => 1,
+                "within_size" => 2,
+                "always" => 3,
+                "deny" => 4,
+                "force" => 5,
+                _ => 0,
+            },
+            numa_bound: false,
+            mprotected: false,
             expected_events: Vec::new(),
             blurred: None,
         }
@@ -503,6 +521,17 @@ impl World {
     pub fn pool_spare(&self, page: PageSize) -> i64 {
         let now = self.pool_now(page);
         now.free - now.rsvd + (self.pool_state(page).surp_max - now.surp).max(0)
+    }
+    /// A message of a change to the address space that this line must produce, if its uffd asked
+    /// for that sort. False if nobody reads it, so the op waits.
+    pub fn expect_event(&mut self, uffd: UffdId, event: u8, at: u64, to: u64, len: u64) -> bool {
+        let Some(state) = self.uffds.get_mut(&uffd) else { return true };
+        let read = state.policy != Policy::None;
+        state.unread |= !read;
+        if let (Some(at), Some(to)) = (Place::of_addr(at), Place::of_addr(to)) {
+            self.expected_events.push(ExpectedEvent { uffd, event, flags: 0, at, to, len });
+        }
+        read
     }
     /// Stops precise judgement; the first reason is kept.
     pub fn blur(&mut self, why: impl Into<String>) {
