@@ -20,11 +20,12 @@ use case::limits::PAGE;
 use case::value::Place;
 use std::cell::RefCell;
 
-/// Opens what stays open for the life of the agent and finds the zero page. Optional; without it
-/// the first look pays.
+/// Opens what stays open for the life of the agent, finds the zero page and marks the end of the
+/// arena. Once, before any fork; without it looks are the same, but slower.
 pub fn prepare() {
     pages::prepare();
     pools::prepare();
+    vmas::prepare();
 }
 
 /// Bytes beyond which mincore(2) must fail: the whole arena.

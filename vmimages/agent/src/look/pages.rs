@@ -103,12 +103,32 @@ impl Entries<'_> {
         let raw = self.0[index * 8..].first_chunk::<8>();
         raw.map_or(0, |raw| u64::from_ne_bytes(*raw))
     }
-    /// First index after `from` whose entry is not `entry(index - from)`.
-    fn until(&self, from: usize, entry: impl Fn(u64) -> u64, mask: u64) -> usize {
-        let rest = self.0[from * 8..].as_chunks::<8>().0;
-        let same =
-            |(k, raw): (usize, &[u8; 8])| (u64::from_ne_bytes(*raw) ^ entry(k as u64)) & mask != 0;
-        rest.iter().enumerate().position(|pair| same((pair.0, pair.1))).unwrap_or(rest.len()) + from
+    /// First index after `from` whose entry, under `mask`, does not go on from the entry there in
+    /// steps of `step`. Whole blocks are compared before a difference is looked for: nearly all
+    /// entries of a window go on.
+    fn until(&self, from: usize, step: u64, mask: u64) -> usize {
+        const AT_ONCE: usize = 16;
+        let (rest, _) = self.0[from * 8..].as_chunks::<8>();
+        let mut want = self.at(from);
+        let mut differs = |raw: &[u8; 8]| {
+            let diff = (u64::from_ne_bytes(*raw) ^ want) & mask;
+            want = want.wrapping_add(step);
+            diff
+        };
+        let (blocks, _) = rest.as_chunks::<AT_ONCE>();
+        let equal = blocks
+            .iter()
+            .position(|block| block.iter().fold(0, |all, raw| all | differs(raw)) != 0)
+            .unwrap_or(blocks.len())
+            * AT_ONCE;
+        want = self.at(from).wrapping_add(step.wrapping_mul(equal as u64));
+        let mut differs = |raw: &[u8; 8]| {
+            let diff = (u64::from_ne_bytes(*raw) ^ want) & mask;
+            want = want.wrapping_add(step);
+            diff != 0
+        };
+        let tail = rest[equal..].iter().position(&mut differs).unwrap_or(rest.len() - equal);
+        from + equal + tail
     }
 }
 
@@ -126,13 +146,13 @@ fn encode(
         let pfn = entry & PFN;
         let (end, frame) = if entry & PRESENT == 0 {
             // A swap type and offset, or a marker's, may stand where a frame number would.
-            (entries.until(i, |_| entry, SHOWN), 0)
+            (entries.until(i, 0, SHOWN), 0)
         } else if pfn == 0 {
             return Err(libc::EPERM);
         } else if pfn == zero_pfn() {
-            (entries.until(i, |_| entry, u64::MAX), ZERO_FRAME)
+            (entries.until(i, 0, u64::MAX), ZERO_FRAME)
         } else {
-            let rising = entries.until(i, |k| entry + k, u64::MAX);
+            let rising = entries.until(i, 1, u64::MAX);
             let end = rising.min(i + (BLOCK - pfn % BLOCK) as usize);
             (end, frame_of(entry, vpn + i as u64, frames))
         };
@@ -188,7 +208,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// Appends a run page by page with what the kernel says of each frame.
+    /// Appends a run, split where what the kernel says of its frames changes.
     fn push(&mut self, runs: &mut Vec<PageRun>, run: PageRun, pfn: u64) -> Result<(), i32> {
         // Equal entries of the shared zero page name one frame; all others rise.
         let frames = if pfn == zero_pfn() { 1 } else { run.pages as usize };
@@ -197,12 +217,16 @@ impl Kernel {
         read_kpage(&kernel_files().flags, &mut self.flags, pfn)?;
         read_kpage(&kernel_files().counts, &mut self.counts, pfn)?;
         let (flags, counts) = (Entries(&self.flags), Entries(&self.counts));
-        for page in 0..run.pages {
-            let index = (page as usize).min(frames - 1);
-            let count = u32::try_from(counts.at(index)).unwrap_or(u32::MAX);
-            let kpage = Some(KPage { flags: flags.at(index), count });
-            let frame = if run.frame == ZERO_FRAME { ZERO_FRAME } else { run.frame + page };
-            push(runs, PageRun { pages: 1, frame, kpage, ..run });
+        let mut page = 0;
+        while page < frames {
+            let same = flags.until(page, 0, u64::MAX).min(counts.until(page, 0, u64::MAX));
+            let count = u32::try_from(counts.at(page)).unwrap_or(u32::MAX);
+            let kpage = Some(KPage { flags: flags.at(page), count });
+            let frame = if run.frame == ZERO_FRAME { run.frame } else { run.frame + page as u32 };
+            // The one frame of the shared zero page stands for the whole run.
+            let pages = if frames == 1 { run.pages } else { (same - page) as u32 };
+            push(runs, PageRun { pages, frame, kpage, ..run });
+            page = same;
         }
         Ok(())
     }
@@ -335,6 +359,24 @@ mod tests {
         let mut frames = Frames::default();
         runs_from(0, &[PRESENT | EXCL | (base + 512)], &mut frames);
         assert_eq!(runs_from(0, &edge, &mut frames).len(), 2);
+    }
+
+    #[test]
+    fn a_stretch_ends_at_any_index() {
+        for odd in [0, 1, 15, 16, 17, 31, 32, 100, 511] {
+            for from in [0, 1, 16, 90] {
+                let mut raw: Vec<u64> = (0..512).map(|i| 7 + i).collect();
+                raw[odd] = 1;
+                let bytes: Vec<u8> = raw.iter().flat_map(|e| e.to_ne_bytes()).collect();
+                let want = match odd {
+                    odd if odd > from => odd,
+                    odd if odd == from => from + 1,
+                    _ => 512,
+                };
+                assert_eq!(Entries(&bytes).until(from, 1, u64::MAX), want, "{odd} {from}");
+                assert_eq!(Entries(&bytes).until(from, 0, 0), 512);
+            }
+        }
     }
 
     #[test]

@@ -32,13 +32,13 @@ impl PoolFiles {
         }
     }
 
+    /// An empty pool has neither free nor surplus pages nor any to reserve: one read tells.
     fn read(&self) -> Pool {
-        Pool {
-            total: number(&self.total),
-            free: number(&self.free),
-            rsvd: number(&self.rsvd),
-            surp: number(&self.surp),
+        let total = number(&self.total);
+        if total == 0 {
+            return Pool::default();
         }
+        Pool { total, free: number(&self.free), rsvd: number(&self.rsvd), surp: number(&self.surp) }
     }
 }
 

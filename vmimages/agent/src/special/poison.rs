@@ -11,10 +11,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) const UNPOISON: &str = "/sys/kernel/debug/hwpoison/unpoison-pfn";
 
-/// (page address, frame number), in the order they were poisoned.
-static POISONED: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    /// Address of the page it was mapped at.
+    page: u64,
+    pfn: u64,
+    /// The kernel took the poison off.
+    clean: bool,
+}
 
-fn poisoned() -> MutexGuard<'static, Vec<(u64, u64)>> {
+/// In the order they were poisoned.
+static POISONED: Mutex<Vec<Frame>> = Mutex::new(Vec::new());
+
+fn poisoned() -> MutexGuard<'static, Vec<Frame>> {
     POISONED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -24,8 +33,8 @@ pub fn remember_poison(at: Place) {
     if let Ok(Some(pfn)) = own_pfn(at.addr()) {
         let page = at.addr() / PAGE * PAGE;
         let mut poisoned = poisoned();
-        poisoned.retain(|(known, _)| *known != page);
-        poisoned.push((page, pfn));
+        poisoned.retain(|known| known.page != page);
+        poisoned.push(Frame { page, pfn, clean: false });
     }
 }
 
@@ -33,9 +42,13 @@ pub fn remember_poison(at: Place) {
 /// noted, `Skipped(Unavailable)` without the file.
 pub fn unpoison(at: Place) -> (Status, Output) {
     let page = at.addr() / PAGE * PAGE;
-    let found = poisoned().iter().find(|(known, _)| *known == page).copied();
-    let status = match found {
-        Some((_, pfn)) => write_pfn(pfn),
+    let mut poisoned = poisoned();
+    let status = match poisoned.iter_mut().find(|known| known.page == page) {
+        Some(frame) => {
+            let status = write_pfn(frame.pfn);
+            frame.clean |= status == Status::Ok(0);
+            status
+        }
         None => Status::Skipped(Skip::NoObject),
     };
     (status, Output::Nothing)
@@ -56,9 +69,10 @@ fn write_pfn(pfn: u64) -> Status {
 /// how many stay poisoned.
 pub fn unpoison_all() -> usize {
     const BLOCK: u64 = 512;
-    let done = |pfn: u64| matches!(write_pfn(pfn), Status::Ok(_));
+    let done = |pfn: u64| write_pfn(pfn) == Status::Ok(0);
     let all = std::mem::take(&mut *poisoned());
-    all.iter().filter(|(_, pfn)| !done(*pfn) && !done(pfn / BLOCK * BLOCK)).count()
+    let left = all.iter().filter(|frame| !frame.clean);
+    left.filter(|frame| !done(frame.pfn) && !done(frame.pfn / BLOCK * BLOCK)).count()
 }
 
 /// Forgets what was noted.
