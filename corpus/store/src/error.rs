@@ -25,7 +25,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    pub(crate) fn io(
+        doing: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> StoreError + use<> {
         let path = path.to_owned();
         move |source| StoreError::Io { doing, path, source }
     }
@@ -33,7 +36,7 @@ impl StoreError {
     pub(crate) fn db(
         doing: &'static str,
         path: &Path,
-    ) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    ) -> impl FnOnce(rusqlite::Error) -> StoreError + use<> {
         let path = path.to_owned();
         move |source| StoreError::Database { doing, path, source }
     }

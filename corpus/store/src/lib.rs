@@ -5,6 +5,18 @@
 
 #![forbid(unsafe_code)]
 
+mod corpus;
+mod durable;
 mod error;
+mod findings;
+mod journal;
+mod runs;
 
+pub use corpus::{Added, Corpus, CorpusReport, Unfit};
 pub use error::StoreError;
+pub use findings::{Evidence, Findings, Recorded};
+pub use journal::{Counters, EventRow, FindingRow, Journal, RunMeta};
+pub use runs::{RunDir, RunInfo, Runs};
+
+/// Outcome of everything here.
+pub type Result<T> = std::result::Result<T, StoreError>;
