@@ -1,7 +1,7 @@
 //! Page-table entries from /proc/PID/pagemap, with kpageflags and kpagecount where asked for.
 //! Frame numbers leave the guest only as opaque ids.
 
-use super::files::{Kind, read, read_file};
+use super::files::{Kind, os_error, read, read_file};
 use case::limits::{PAGE, VIEW_PAGES_MAX};
 use case::observation::{KPage, PageRun, pm};
 use case::value::Place;
@@ -239,7 +239,7 @@ struct KernelFiles {
 
 fn kernel_files() -> &'static KernelFiles {
     static FILES: OnceLock<KernelFiles> = OnceLock::new();
-    let open = |path| File::open(path).map_err(|e| super::files::os_error(&e));
+    let open = |path| File::open(path).map_err(|e| os_error(&e));
     FILES.get_or_init(|| KernelFiles {
         flags: open("/proc/kpageflags"),
         counts: open("/proc/kpagecount"),
@@ -290,12 +290,18 @@ fn find_zero_pfn() -> Option<u64> {
 }
 
 /// Frame number mapped at an address of the calling process, `None` if nothing is present. It
-/// never leaves the guest.
+/// never leaves the guest. The file is closed again: processes of a program share descriptors,
+/// and one that ends would leave a cached one behind.
 pub fn own_pfn(addr: u64) -> Result<Option<u64>, i32> {
+    let pagemap = File::open("/proc/thread-self/pagemap").map_err(|e| os_error(&e))?;
     let mut raw = [0u8; 8];
-    read_window(std::process::id() as i32, addr / PAGE, &mut raw)?;
-    let entry = u64::from_ne_bytes(raw);
-    Ok((entry & PRESENT != 0 && entry & PFN != 0).then_some(entry & PFN))
+    for _ in 0..WINDOW_TRIES {
+        if read_file(&pagemap, &mut raw, addr / PAGE * 8)? == raw.len() {
+            let entry = u64::from_ne_bytes(raw);
+            return Ok((entry & PRESENT != 0 && entry & PFN != 0).then_some(entry & PFN));
+        }
+    }
+    Err(libc::EAGAIN)
 }
 
 #[cfg(test)]

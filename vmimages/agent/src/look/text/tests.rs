@@ -86,6 +86,9 @@ fn only_vmas_that_overlap_the_range() {
     let vmas = smaps.into_vmas();
     assert_eq!(vmas.len(), 1);
     assert_eq!((vmas[0].at.off, vmas[0].off, vmas[0].kb.len()), (2 << 20, 2 << 20, 1));
+    let mut first = Smaps::default();
+    assert_eq!(first.feed(text.as_bytes(), ARENA_BASE, ARENA_BASE + (2 << 20)), More::Past);
+    assert_eq!(first.into_vmas().len(), 1);
 }
 
 #[test]
