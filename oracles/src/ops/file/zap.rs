@@ -1,0 +1,155 @@
+//! Taking pages out of page tables: what becomes of each entry, which markers stay behind, and
+//! what a private mapping's reservation gets back.
+
+use crate::step::Cx;
+use crate::world::{Backing, Entry, FileKey, ResvKey, Slot, Vma, World};
+use case::{Family, PageSize, ProcId, UffdModes};
+
+/// A part of a VMA that maps a part of a file.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    pub proc: ProcId,
+    pub vma: Vma,
+    /// Virtual addresses.
+    pub start: u64,
+    pub end: u64,
+}
+
+/// How entries are taken out.
+#[derive(Clone, Copy, Debug)]
+pub struct Zap {
+    /// Private copies and poison entries go too (always so for hugetlb, unless `keep_own`).
+    pub even_cows: bool,
+    /// uffd-wp markers go too.
+    pub drop_markers: bool,
+    /// hugetlb: private copies stay.
+    pub keep_own: bool,
+}
+
+/// MADV_DONTNEED: everything but markers of file mappings.
+pub const DISCARD: Zap = Zap { even_cows: true, drop_markers: false, keep_own: false };
+/// Hole punching: private copies of base pages stay.
+pub const HOLE: Zap = Zap { even_cows: false, drop_markers: false, keep_own: false };
+/// Truncation: everything (U-081, and the comment of ZAP_FLAG_DROP_MARKER).
+pub const TRUNCATE: Zap = Zap { even_cows: true, drop_markers: true, keep_own: false };
+
+/// A private huge page of a reservation's owner that nobody maps any more.
+pub type Freed = (ResvKey, u64);
+
+/// Every part of every VMA that maps [from, to) of a file, bytes.
+pub fn mappings(w: &World, key: FileKey, from: u64, to: u64) -> Vec<Mapping> {
+    let mut found = Vec::new();
+    for (proc, p) in &w.procs {
+        for vma in p.vmas.values() {
+            let Backing::File { key: k, off } = vma.backing else { continue };
+            let last = off + (vma.end - vma.start);
+            if k != key || last <= from || off >= to {
+                continue;
+            }
+            let start = vma.start + from.saturating_sub(off);
+            let end = vma.start + (last.min(to) - off);
+            found.push(Mapping { proc: *proc, vma: vma.clone(), start, end });
+        }
+    }
+    found
+}
+
+/// Takes the entries of [start, end) of one VMA out.
+pub fn zap(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64, how: Zap) -> Vec<Freed> {
+    let Some(p) = w.proc(proc) else { return Vec::new() };
+    let entries: Vec<(u64, Entry)> = p.entries.range(start..end).map(|(a, e)| (*a, *e)).collect();
+    let mut freed = Vec::new();
+    for (at, entry) in entries {
+        let own = match entry.slot {
+            Slot::Page(body) => w.bodies[body].file.is_none(),
+            _ => false,
+        };
+        if stays(vma, entry.slot, own, how) {
+            continue;
+        }
+        w.set_entry(proc, at, leaves_marker(vma, entry, how));
+        let Slot::Page(body) = entry.slot else { continue };
+        if let (true, true, Some(resv)) = (own, vma.is_hugetlb(), vma.resv) {
+            if w.mapcount(body) == 0 {
+                freed.extend(vma.file_unit(at).map(|(_, idx)| (resv, idx)));
+            }
+        }
+    }
+    freed
+}
+
+fn stays(vma: &Vma, slot: Slot, own: bool, how: Zap) -> bool {
+    let keeps_cows = if vma.is_hugetlb() { how.keep_own } else { !how.even_cows };
+    match slot {
+        Slot::Page(_) => own && keeps_cows,
+        Slot::HwPoison | Slot::UffdPoison => !vma.is_hugetlb() && keeps_cows,
+        Slot::Marker => vma.backing != Backing::Anon && !how.drop_markers,
+        Slot::Zero | Slot::Unsure => false,
+    }
+}
+
+fn leaves_marker(vma: &Vma, entry: Entry, how: Zap) -> Option<Entry> {
+    let was_page = matches!(entry.slot, Slot::Page(_) | Slot::Zero | Slot::Unsure);
+    let stays = was_page
+        && entry.wp
+        && vma.armed(UffdModes::WP)
+        && vma.backing != Backing::Anon
+        && !how.drop_markers;
+    stays.then_some(Entry { slot: Slot::Marker, wp: true })
+}
+
+/// Takes a file range out of every page table.
+pub fn zap_file(w: &mut World, key: FileKey, from: u64, to: u64, how: Zap) -> Vec<Freed> {
+    let mut freed = Vec::new();
+    for m in mappings(w, key, from, to) {
+        freed.extend(zap(w, m.proc, &m.vma, m.start, m.end, how));
+    }
+    freed
+}
+
+/// Gives reservations back (H-102): their next touch is guaranteed again.
+pub fn restore(w: &mut World, freed: &[Freed]) {
+    for (resv, idx) in freed {
+        w.resvs[*resv].consumed.remove(idx);
+    }
+}
+
+/// Reservations of pages freed by other means than MADV_DONTNEED: rules do not say whether they
+/// come back (H-013 and the intent of H-102 differ), so the counters decide; without counters,
+/// what the kernel family does.
+pub fn maybe_restore(w: &mut World, cx: &Cx<'_>, page: PageSize, freed: &[Freed]) {
+    if freed.is_empty() {
+        return;
+    }
+    let mut back = w.clone();
+    restore(&mut back, freed);
+    let chosen = match seen_rsvd(cx, page) {
+        Some(seen) => seen == back.pool_now(page).rsvd,
+        None => w.family == Family::U612,
+    };
+    if chosen {
+        *w = back;
+    }
+}
+
+fn seen_rsvd(cx: &Cx<'_>, page: PageSize) -> Option<i64> {
+    Some(cx.obs.pools?[usize::from(page == PageSize::Huge1G)].rsvd)
+}
+
+/// Of several states the rules allow, the one whose pool counters were seen; without counters
+/// the first, and nothing precise from here on if they differ.
+pub fn choose(w: &mut World, cx: &Cx<'_>, page: PageSize, variants: Vec<World>, why: &str) {
+    let seen = cx.obs.pools.map(|p| p[usize::from(page == PageSize::Huge1G)]);
+    let index = match seen {
+        Some(seen) => variants.iter().position(|v| v.pool_now(page) == seen),
+        None => {
+            let Some(first) = variants.into_iter().next() else { return };
+            *w = first;
+            w.blur(why);
+            return;
+        }
+    };
+    if let Some(chosen) = variants.into_iter().nth(index.unwrap_or(0)) {
+        *w = chosen;
+    }
+}
