@@ -175,7 +175,13 @@ impl<'a> Walk<'a> {
         };
         let mut rules = note.rules.clone();
         rules.dedup();
-        self.notes.push(LineVerdict { line: cx.line, rules, expected, observed, ok: broken.is_none() });
+        self.notes.push(LineVerdict {
+            line: cx.line,
+            rules,
+            expected,
+            observed,
+            ok: broken.is_none(),
+        });
     }
 
     /// Looks before the teardown, and what is left after it.
@@ -188,11 +194,8 @@ impl<'a> Walk<'a> {
             views: Vec::new(),
             pools: None,
         };
-        let look = Op::Observe {
-            at: Place::new(0, 0),
-            len: case::Bytes(0),
-            what: case::What::NONE,
-        };
+        let look =
+            Op::Observe { at: Place::new(0, 0), len: case::Bytes(0), what: case::What::NONE };
         let cx = context(self.line, ProcId(0), &look, &nothing, false);
         if self.world.blurred.is_none() {
             views::judge(&mut self.world, &cx, &self.obs.end).map_err(at_end)?;
@@ -263,8 +266,19 @@ fn pool(cx: &Cx<'_>, page: PageSize, want: Pool, got: Pool) -> Out {
 /// X-01, which holds whatever happened.
 fn sane(cx: &Cx<'_>, obs: &LineObs) -> Out {
     for p in obs.pools.iter().flatten() {
-        if p.rsvd < 0 || p.free < 0 || p.surp < 0 || p.rsvd > p.free || p.free > p.total || p.surp > p.total {
-            return Err(cx.broken(O_POOL_SANE, "order", "0 <= Rsvd <= Free <= Total", format!("{p:?}")));
+        if p.rsvd < 0
+            || p.free < 0
+            || p.surp < 0
+            || p.rsvd > p.free
+            || p.free > p.total
+            || p.surp > p.total
+        {
+            return Err(cx.broken(
+                O_POOL_SANE,
+                "order",
+                "0 <= Rsvd <= Free <= Total",
+                format!("{p:?}"),
+            ));
         }
     }
     Ok(())
@@ -293,14 +307,15 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
             return Err(cx.broken(F_EVENT, &class, want, events_text(&cx.obs.events)));
         }
     }
-    let stray = cx.obs.events.iter().find(|got| {
-        !w.expected_events.iter().any(|want| same_event(want, got))
-    });
+    let stray = cx
+        .obs
+        .events
+        .iter()
+        .find(|got| !w.expected_events.iter().any(|want| same_event(want, got)));
     let Some(got) = stray else { return Ok(()) };
     // The right fault at a differently rounded address breaks another rule.
-    let moved = w.expected_events.iter().any(|want| {
-        want.event == got.event && want.flags == got.flags
-    });
+    let moved =
+        w.expected_events.iter().any(|want| want.event == got.event && want.flags == got.flags);
     let rule = if moved && got.event == event::PAGEFAULT { F_EVENT_ADDR } else { F_NO_EVENT };
     let class = format!("extra:{}", event_name(got.event, got.flags));
     Err(cx.broken(rule, &class, "no such event", events_text(&cx.obs.events)))

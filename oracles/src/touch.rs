@@ -317,11 +317,7 @@ fn fill_hugetlb(
     if vma.is_private() {
         mark_anon_vma(w, proc, addr);
     }
-    w.set_entry(
-        proc,
-        vma.unit_addr(addr),
-        Some(Entry { slot: Slot::Page(body), wp: marker }),
-    );
+    w.set_entry(proc, vma.unit_addr(addr), Some(Entry { slot: Slot::Page(body), wp: marker }));
     settled(marker, access)
 }
 
@@ -403,13 +399,7 @@ fn haze_fault_around(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
 }
 
 /// Turns none entries into unsure ones.
-pub fn haze(
-    w: &mut World,
-    proc: ProcId,
-    start: u64,
-    end: u64,
-    may: impl Fn(&World, u64) -> bool,
-) {
+pub fn haze(w: &mut World, proc: ProcId, start: u64, end: u64, may: impl Fn(&World, u64) -> bool) {
     let mut at = start;
     while at < end {
         if w.entry(proc, at).is_none() && may(w, at) {
@@ -457,14 +447,7 @@ fn same_page(spot: Spot, addr: u64) -> bool {
 }
 
 /// Raises a userfault and, if somebody answers it, applies the answer.
-fn raise(
-    w: &mut World,
-    proc: ProcId,
-    vma: &Vma,
-    addr: u64,
-    access: Access,
-    why: Why,
-) -> Round {
+fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why: Why) -> Round {
     let Some((uffd, _)) = vma.uffd else { return Round::Ended(Touch::Blocks) };
     let Some(state) = w.uffds.get(&uffd).cloned() else { return Round::Ended(Touch::Blocks) };
     if state.features.has(UffdFeatures::SIGBUS) {
@@ -483,8 +466,7 @@ fn raise(
     let exact = state.features.has(UffdFeatures::EXACT_ADDRESS);
     let at = if exact { addr } else { vma.unit_addr(addr) };
     if let Some(at) = World::place(at) {
-        let expected =
-            ExpectedEvent { uffd, event: event::PAGEFAULT, flags, at, to: at, len: 0 };
+        let expected = ExpectedEvent { uffd, event: event::PAGEFAULT, flags, at, to: at, len: 0 };
         w.expected_events.push(expected);
     }
     let answered = match why {

@@ -108,7 +108,9 @@ fn page(
 /// An unsure entry becomes what was seen.
 fn settle(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, seen: &PageRun) {
     if seen.bits & pm::PRESENT == 0 {
-        w.set_entry(proc, unit, None);
+        let marked = seen.bits & pm::UFFD_WP != 0 && vma.armed(UffdModes::WP);
+        let marker = Entry { slot: Slot::Marker, wp: false };
+        w.set_entry(proc, unit, marked.then_some(marker));
         return;
     }
     let slot = match w.cached(vma, unit) {

@@ -118,13 +118,17 @@ pub fn content(cx: &Cx<'_>, expected: &[Expect]) -> Out {
     let pages: u64 = runs.iter().map(|r| u64::from(r.pages)).sum();
     if pages != expected.len() as u64 {
         let (want, got) = (expected.len(), pages);
-        return Err(cx.broken(F_CONTENT, "length", format!("{want} pages"), format!("{got} pages")));
+        return Err(cx.broken(
+            F_CONTENT,
+            "length",
+            format!("{want} pages"),
+            format!("{got} pages"),
+        ));
     }
     for (n, (got, want)) in expand(runs).zip(expected).enumerate() {
         for (i, which) in ["first", "last"].iter().enumerate() {
-            let fits = want.any
-                || got[i] == want.words[i]
-                || (want.or_zero && got[i] == Word::Zero);
+            let fits =
+                want.any || got[i] == want.words[i] || (want.or_zero && got[i] == Word::Zero);
             if !fits {
                 let class = format!("{}->{}", word_class(want.words[i]), word_class(got[i]));
                 return Err(cx.broken(

@@ -1,7 +1,125 @@
-//! (being written)
-use crate::step::{Cx, Out};
-use crate::world::World;
+//! fork and exit: what the child inherits and what goes away with it.
 
-pub fn step(_w: &mut World, _cx: &Cx<'_>) -> Out {
+use crate::mutants::Mutant;
+use crate::rules::*;
+use crate::step::{Cx, Out, Want};
+use crate::world::{Backing, Entry, ExpectedEvent, Proc, Slot, Vma, World};
+use case::observation::event;
+use case::{Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes};
+use std::collections::BTreeSet;
+
+const ENOMEM: i32 = 12;
+
+pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
+    match cx.op {
+        Op::Fork { child } => fork(w, cx, *child),
+        Op::Exit {} => exit(w, cx),
+        _ => Ok(()),
+    }
+}
+
+/// Userfaultfds whose EVENT_FORK covers a mapping of the process.
+fn announced(w: &World, proc: ProcId) -> BTreeSet<UffdId> {
+    let Some(p) = w.proc(proc) else { return BTreeSet::new() };
+    let registered = p.vmas.values().filter(|v| !v.flags.dontfork).filter_map(|v| v.uffd);
+    registered.map(|(id, _)| id).filter(|id| keeps_registration(w, proc, *id)).collect()
+}
+
+fn keeps_registration(w: &World, proc: ProcId, uffd: UffdId) -> bool {
+    let event = |u: &crate::world::Uffd| u.features.has(UffdFeatures::EVENT_FORK);
+    proc == ProcId(0) && w.uffds.get(&uffd).is_some_and(event)
+}
+
+fn fork(w: &mut World, cx: &Cx<'_>, child: ProcId) -> Out {
+    let told = announced(w, cx.proc);
+    let unheard = told.iter().any(|id| w.uffds.get(id).is_some_and(|u| u.policy == Policy::None));
+    if unheard {
+        // The child waits unseen for a reader that never comes.
+        w.blur("fork waits for a reader of its event");
+        return cx.only(P_FORK_EVENT, Want::Blocks);
+    }
+    let mut wants = vec![Want::OkAny];
+    if !w.pins.is_empty() {
+        // A pinned private huge page is copied at once, with a page nobody reserved (F-010).
+        wants.push(Want::Err(ENOMEM));
+    }
+    if cx.pick(P_FORK, &wants)? == 1 {
+        return Ok(());
+    }
+    let at = Place::new(0, 0);
+    for uffd in told {
+        let expected = ExpectedEvent { uffd, event: event::FORK, flags: 0, at, to: at, len: 0 };
+        w.expected_events.push(expected);
+    }
+    let Some(parent) = w.proc(cx.proc).cloned() else { return Ok(()) };
+    w.procs.insert(child, Proc::default());
+    for vma in parent.vmas.values() {
+        copy_vma(w, cx.proc, child, &parent, vma);
+    }
+    for file in &mut w.files {
+        if file.open_in.contains(&cx.proc) {
+            file.open_in.insert(child);
+        }
+    }
     Ok(())
+}
+
+fn copy_vma(w: &mut World, from: ProcId, child: ProcId, parent: &Proc, vma: &Vma) {
+    if vma.flags.dontfork && !w.mutated(Mutant::DontforkIgnored) {
+        return;
+    }
+    let mut copy = vma.clone();
+    copy.flags.locked = false;
+    copy.flags.onfault = false;
+    copy.resv = None;
+    copy.starved = false;
+    copy.uffd = vma.uffd.filter(|(id, _)| keeps_registration(w, from, *id));
+    let keeps_wp = copy.armed(UffdModes::WP) || w.mutated(Mutant::ForkKeepsWp);
+    let wiped = vma.flags.wipeonfork && !w.mutated(Mutant::WipeIgnored);
+    let copied = !wiped && (vma.anon_vma || copy.armed(UffdModes::WP));
+    if wiped {
+        copy.anon_vma = false;
+    }
+    if let Some(p) = w.proc_mut(child) {
+        p.vmas.insert(copy.start, copy.clone());
+    }
+    if !copied {
+        return;
+    }
+    for (at, entry) in parent.entries.range(vma.start..vma.end) {
+        if let Some(entry) = copy_entry(w, *entry, keeps_wp) {
+            w.set_entry(child, *at, Some(entry));
+        }
+    }
+}
+
+/// What the child gets for an entry of the parent (F-002); a pinned page is copied at once.
+fn copy_entry(w: &mut World, entry: Entry, keeps_wp: bool) -> Option<Entry> {
+    let wp = entry.wp && keeps_wp;
+    let slot = match entry.slot {
+        Slot::Marker if !keeps_wp => return None,
+        Slot::Page(body) if w.bodies[body].file.is_none() && pinned(w, body) => {
+            Slot::Page(w.copy_body(body))
+        }
+        slot => slot,
+    };
+    Some(Entry { slot, wp })
+}
+
+fn pinned(w: &World, body: usize) -> bool {
+    w.pins.values().any(|bodies| bodies.contains(&body))
+}
+
+fn exit(w: &mut World, cx: &Cx<'_>) -> Out {
+    cx.only(P_EXIT, Want::OkAny)?;
+    w.procs.remove(&cx.proc);
+    for file in &mut w.files {
+        file.open_in.remove(&cx.proc);
+    }
+    Ok(())
+}
+
+/// True if the VMA's pages belong to the process alone.
+pub fn owns_pages(vma: &Vma) -> bool {
+    vma.backing == Backing::Anon || vma.is_private()
 }

@@ -1,7 +1,290 @@
-//! (being written)
-use crate::step::{Cx, Out};
-use crate::world::World;
+//! userfaultfd: opening, registration, the filling ioctls, write protection.
 
-pub fn step(_w: &mut World, _cx: &Cx<'_>) -> Out {
+mod fill;
+
+use crate::mutants::Mutant;
+use crate::rules::*;
+use crate::step::{Cx, Out, Want};
+use crate::world::{Entry, Slot, Uffd, Vma, World};
+use case::limits::PAGE;
+use case::{Bytes, Family, Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes, WpFlags};
+
+const ENOENT: i32 = 2;
+const EBUSY: i32 = 16;
+const EINVAL: i32 = 22;
+
+pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
+    match cx.op {
+        Op::Uffd { uffd, features, handler } => open(w, cx, *uffd, *features, *handler),
+        Op::Register { uffd, at, len, modes } => register(w, cx, *uffd, *at, *len, *modes),
+        Op::Unregister { uffd, at, len } => unregister(w, cx, *uffd, *at, *len),
+        Op::WriteProtect { at, len, flags, .. } => write_protect(w, cx, *at, *len, *flags),
+        Op::Wake { at, len, .. } => wake(cx, *at, *len),
+        Op::CloseUffd { uffd } => close(w, cx, *uffd),
+        _ => fill::step(w, cx),
+    }
+}
+
+fn open(w: &mut World, cx: &Cx<'_>, uffd: UffdId, features: UffdFeatures, policy: Policy) -> Out {
+    if cx.proc != ProcId(0) {
+        w.blur("a userfaultfd of a child");
+        return Ok(());
+    }
+    if !w.profile.has_uffd(features) {
+        return cx.errno(U_API, EINVAL);
+    }
+    cx.only(U_API, Want::OkAny)?;
+    let mut features = features;
+    if features.has(UffdFeatures::WP_ASYNC) {
+        features = features | UffdFeatures::WP_UNPOPULATED;
+    }
+    if w.uffds.contains_key(&uffd) {
+        release(w, uffd);
+    }
+    w.uffds.insert(uffd, Uffd { features, policy, unread: false });
     Ok(())
+}
+
+/// The range checks every ioctl shares: 4 KiB alignment and a length.
+pub(super) fn range_ok(at: Place, len: Bytes) -> bool {
+    at.addr().is_multiple_of(PAGE) && len.0.is_multiple_of(PAGE) && len.0 != 0
+}
+
+/// True if a VMA of this sort may be registered with these modes.
+fn type_ok(vma: &Vma, modes: UffdModes) -> bool {
+    let anon = vma.backing == crate::world::Backing::Anon;
+    !(modes.has(UffdModes::MINOR) && anon)
+}
+
+fn register(
+    w: &mut World,
+    cx: &Cx<'_>,
+    uffd: UffdId,
+    at: Place,
+    len: Bytes,
+    modes: UffdModes,
+) -> Out {
+    let Some(state) = w.uffds.get(&uffd) else { return Ok(()) };
+    let features = state.features;
+    let (start, end) = (at.addr(), at.addr() + len.0);
+    if modes.is_none() || modes.has(UffdModes::UNKNOWN) || !range_ok(at, len) {
+        return cx.errno(U_REG, EINVAL);
+    }
+    let vmas = w.vmas_in(ProcId(0), start, end);
+    let Some(first) = vmas.first() else { return cx.errno(U_REG, EINVAL) };
+    if first.is_hugetlb() && !start.is_multiple_of(first.unit_bytes()) {
+        return cx.errno(U_REG, EINVAL);
+    }
+    for vma in &vmas {
+        if !type_ok(vma, modes) && !w.mutated(Mutant::MinorOnAnonOk) {
+            return cx.errno(U_REG_TYPE, EINVAL);
+        }
+        if vma.is_hugetlb() && end <= vma.end && !end.is_multiple_of(vma.unit_bytes()) {
+            return cx.errno(U_REG, EINVAL);
+        }
+        if vma.uffd.is_some_and(|(other, _)| other != uffd) {
+            return cx.errno(U_REG, EBUSY);
+        }
+    }
+    let _ = features;
+    let mask = ioctls(w.family, modes, vmas.iter().any(Vma::is_hugetlb));
+    cx.only(U_REG_MASK, Want::Ok(mask))?;
+    for vma in vmas {
+        let old = vma.uffd.map(|(_, m)| m).unwrap_or_default();
+        if old.has(modes) && !old.is_none() {
+            continue;
+        }
+        let (from, to) = (vma.start.max(start), vma.end.min(end));
+        w.change_vmas(ProcId(0), from, to, |v| v.uffd = Some((uffd, modes)));
+        if old.has(UffdModes::WP) && !modes.has(UffdModes::WP) {
+            resolve_wp(w, ProcId(0), from, to);
+        }
+    }
+    Ok(())
+}
+
+/// The `ioctls` mask REGISTER returns (U-009).
+fn ioctls(family: Family, modes: UffdModes, hugetlb: bool) -> i64 {
+    let basic = match (family, hugetlb) {
+        (Family::U61, true) => 0x0c,
+        (Family::U61, false) => 0x1c,
+        (Family::U612, true) => 0x10c,
+        // MOVE stands in the mask of shmem too, where it is EINVAL (C-27).
+        (Family::U612, false) => 0x13c,
+    };
+    let wp = if modes.has(UffdModes::WP) { 0x40 } else { 0 };
+    let minor = if modes.has(UffdModes::MINOR) { 0x80 } else { 0 };
+    basic | wp | minor
+}
+
+/// Clears wp bits and markers of a range.
+pub(super) fn resolve_wp(w: &mut World, proc: ProcId, start: u64, end: u64) {
+    let Some(p) = w.proc_mut(proc) else { return };
+    let touched: Vec<(u64, Entry)> = p
+        .entries
+        .range(start..end)
+        .filter(|(_, e)| e.wp || e.slot == Slot::Marker)
+        .map(|(at, e)| (*at, *e))
+        .collect();
+    for (at, entry) in touched {
+        if entry.slot == Slot::Marker {
+            p.entries.remove(&at);
+        } else {
+            p.entries.insert(at, Entry { wp: false, ..entry });
+        }
+    }
+}
+
+fn unregister(w: &mut World, cx: &Cx<'_>, uffd: UffdId, at: Place, len: Bytes) -> Out {
+    let (start, end) = (at.addr(), at.addr() + len.0);
+    if !w.uffds.contains_key(&uffd) {
+        return Ok(());
+    }
+    if !range_ok(at, len) {
+        return cx.errno(U_UNREG, EINVAL);
+    }
+    let vmas = w.vmas_in(ProcId(0), start, end);
+    let Some(first) = vmas.first() else { return cx.errno(U_UNREG, EINVAL) };
+    if first.is_hugetlb() && !start.is_multiple_of(first.unit_bytes()) {
+        return cx.errno(U_UNREG, EINVAL);
+    }
+    for vma in &vmas {
+        let splits = vma.is_hugetlb() && vma.uffd.is_some() && end < vma.end;
+        if splits && !end.is_multiple_of(vma.unit_bytes()) {
+            return cx.errno(U_UNREG, EINVAL);
+        }
+        if vma.uffd.is_some_and(|(owner, _)| owner != uffd) {
+            return cx.errno(U_FOREIGN, EINVAL);
+        }
+    }
+    cx.only(U_UNREG, Want::Ok(0))?;
+    drop_registration(w, start, end, uffd);
+    Ok(())
+}
+
+/// Removes the registrations with one userfaultfd and resolves their bits.
+fn drop_registration(w: &mut World, start: u64, end: u64, uffd: UffdId) {
+    for vma in w.vmas_in(ProcId(0), start, end) {
+        if vma.uffd.is_some_and(|(owner, _)| owner == uffd) {
+            let (from, to) = (vma.start.max(start), vma.end.min(end));
+            w.change_vmas(ProcId(0), from, to, |v| v.uffd = None);
+            if !w.mutated(Mutant::UnregisterKeepsWp) {
+                resolve_wp(w, ProcId(0), from, to);
+            }
+        }
+    }
+}
+
+fn release(w: &mut World, uffd: UffdId) {
+    drop_registration(w, 0, u64::MAX, uffd);
+    w.uffds.remove(&uffd);
+}
+
+fn close(w: &mut World, cx: &Cx<'_>, uffd: UffdId) -> Out {
+    if !w.uffds.contains_key(&uffd) {
+        return Ok(());
+    }
+    cx.only(U_CLOSE, Want::OkAny)?;
+    release(w, uffd);
+    Ok(())
+}
+
+fn wake(cx: &Cx<'_>, at: Place, len: Bytes) -> Out {
+    if range_ok(at, len) { cx.only(U_WAKE, Want::Ok(0)) } else { cx.errno(U_WAKE, EINVAL) }
+}
+
+fn write_protect(w: &mut World, cx: &Cx<'_>, at: Place, len: Bytes, flags: WpFlags) -> Out {
+    let (start, end) = (at.addr(), at.addr() + len.0);
+    if !range_ok(at, len) || flags.has(WpFlags::WP | WpFlags::DONTWAKE) {
+        return cx.errno(U_WP, EINVAL);
+    }
+    let vmas = w.vmas_in(ProcId(0), start, end);
+    let armed = |v: &Vma| v.armed(UffdModes::WP);
+    let one = vmas.len() == 1 && !w.has_hole(ProcId(0), start, end);
+    if !one {
+        return write_protect_many(w, cx, start, end, &vmas, flags);
+    }
+    let vma = &vmas[0];
+    if !armed(vma) {
+        return cx.errno(U_WP, ENOENT);
+    }
+    let unit = vma.unit_bytes();
+    if !start.is_multiple_of(unit) || !len.0.is_multiple_of(unit) {
+        return cx.errno(U_WP, EINVAL);
+    }
+    cx.only(U_WP, Want::Ok(0))?;
+    protect(w, vma, start, end, flags.has(WpFlags::WP));
+    Ok(())
+}
+
+/// Several VMAs or holes: ENOENT where one VMA must hold the range (6.1); 6.12 walks them, skips
+/// gaps and stops at the first that is not registered (U-050).
+fn write_protect_many(
+    w: &mut World,
+    cx: &Cx<'_>,
+    start: u64,
+    end: u64,
+    vmas: &[Vma],
+    flags: WpFlags,
+) -> Out {
+    if vmas.is_empty() {
+        return cx.errno(U_WP, ENOENT);
+    }
+    let bad = vmas.iter().position(|v| !v.armed(UffdModes::WP));
+    let misaligned = vmas
+        .iter()
+        .take(bad.unwrap_or(vmas.len()))
+        .any(|v| !start.is_multiple_of(v.unit_bytes()) || !end.is_multiple_of(v.unit_bytes()));
+    let walk = if misaligned {
+        Want::Err(EINVAL)
+    } else if bad.is_some() {
+        Want::Err(ENOENT)
+    } else {
+        Want::Ok(0)
+    };
+    let wants = match w.family {
+        Family::U61 => vec![Want::Err(ENOENT), walk],
+        Family::U612 => vec![walk],
+    };
+    let picked = cx.pick(U_WP, &wants)?;
+    if w.family == Family::U61 && picked == 0 {
+        return Ok(());
+    }
+    if misaligned {
+        w.blur("WRITEPROTECT over mixed VMAs stopped at an alignment error");
+        return Ok(());
+    }
+    for vma in &vmas[..bad.unwrap_or(vmas.len())] {
+        let (from, to) = (vma.start.max(start), vma.end.min(end));
+        protect(w, vma, from, to, flags.has(WpFlags::WP));
+    }
+    Ok(())
+}
+
+/// Sets or clears protection in one VMA (U-052, U-053).
+fn protect(w: &mut World, vma: &Vma, start: u64, end: u64, on: bool) {
+    if !on {
+        resolve_wp(w, ProcId(0), start, end);
+        return;
+    }
+    let anon = vma.backing == crate::world::Backing::Anon;
+    let unpopulated = vma
+        .uffd
+        .and_then(|(u, _)| w.uffds.get(&u))
+        .is_some_and(|u| u.features.has(UffdFeatures::WP_UNPOPULATED));
+    let marks = (!anon || unpopulated) && !w.mutated(Mutant::NoMarkers);
+    let mut at = start;
+    while at < end {
+        match w.entry(ProcId(0), at) {
+            None if marks => {
+                let marker = Entry { slot: Slot::Marker, wp: false };
+                w.set_entry(ProcId(0), at, Some(marker));
+            }
+            Some(e) if matches!(e.slot, Slot::Page(_) | Slot::Zero | Slot::Unsure) => {
+                w.set_entry(ProcId(0), at, Some(Entry { wp: true, ..e }));
+            }
+            _ => {}
+        }
+        at += vma.unit_bytes();
+    }
 }

@@ -1,0 +1,198 @@
+//! Reading and pinning through get_user_pages: process_vm_readv, vmsplice, O_DIRECT, long pins.
+
+use crate::ops::access::{Expect, body_at, content, expect_at, words_in};
+use crate::rules::*;
+use crate::step::{Cx, Out, Want};
+use crate::touch::{Access, Touch, touch};
+use crate::world::{Entry, Slot, World};
+use case::limits::PAGE;
+use case::observation::{Status, Word};
+use case::{Direction, Op, Place, ProcId, Tag};
+
+const EFAULT: i32 = 14;
+const EINVAL: i32 = 22;
+
+pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
+    match cx.op {
+        Op::VmRead { target, at, len } => {
+            if w.proc(*target).is_none() {
+                return Ok(());
+            }
+            read(w, cx, *target, *at, len.0, true)
+        }
+        Op::Vmsplice { at, len } => read(w, cx, cx.proc, *at, len.0, false),
+        Op::DirectIo { at, len, dir: Direction::Out } => direct_out(w, cx, *at, len.0),
+        Op::DirectIo { at, len, dir: Direction::In } => direct_in(w, cx, *at, len.0),
+        Op::Pin { pin, at, len, .. } => {
+            if len.0 == 0 {
+                return cx.errno(G_PIN, EFAULT);
+            }
+            let bodies = match reach(w, cx, cx.proc, *at, len.0, Access::Write)? {
+                (_, Some(Touch::Blocks)) => return cx.only(G_PIN, Want::Blocks),
+                (_, Some(_)) => return cx.errno(G_PIN, EFAULT),
+                (pages, None) => pages,
+            };
+            cx.only(G_PIN, Want::OkAny)?;
+            let held = bodies.iter().filter_map(|page| body_at(w, cx.proc, *page)).collect();
+            w.pins.insert(*pin, held);
+            Ok(())
+        }
+        Op::Unpin { pin } => {
+            w.pins.remove(pin);
+            cx.only(G_PIN, Want::OkAny)
+        }
+        Op::GupTest { at, len, .. } => {
+            reach(w, cx, cx.proc, *at, len.0, Access::Read)?;
+            w.blur("gup_test ran");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Touches every page of a range for the kernel; page addresses reached, and what stopped it.
+fn reach(
+    w: &mut World,
+    cx: &Cx<'_>,
+    proc: ProcId,
+    at: Place,
+    len: u64,
+    access: Access,
+) -> Out<(Vec<u64>, Option<Touch>)> {
+    let (start, end) = (at.addr(), at.addr() + len);
+    let mut page = start - start % PAGE;
+    let mut reached = Vec::new();
+    while page < end {
+        match touch(w, cx, proc, page, access)? {
+            Touch::Done => reached.push(page),
+            stop => return Ok((reached, Some(stop))),
+        }
+        page += PAGE;
+    }
+    Ok((reached, None))
+}
+
+/// A read pin of an anonymous page that others map too takes a copy first (G-009); the bit that
+/// protects it stays.
+fn unshare(w: &mut World, proc: ProcId, page: u64) -> bool {
+    let Some(vma) = w.vma_at(proc, page).cloned() else { return true };
+    let unit = vma.unit_addr(page);
+    let Some(entry) = w.entry(proc, unit) else { return true };
+    let Slot::Page(body) = entry.slot else { return true };
+    if w.bodies[body].file.is_some() || w.mapcount(body) < 2 {
+        return true;
+    }
+    if vma.is_hugetlb() && w.pool_spare(vma.unit) <= 0 {
+        w.blur("an unshare without a free huge page");
+        return false;
+    }
+    let copy = w.copy_body(body);
+    w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(copy), wp: entry.wp }));
+    true
+}
+
+fn expects(w: &World, proc: ProcId, pages: &[u64], start: u64, end: u64) -> Vec<Expect> {
+    pages.iter().map(|page| expect_at(w, proc, *page, words_in(*page, start, end))).collect()
+}
+
+/// Bytes of [start, end) that lie before the end of the last reached page.
+fn bytes_done(pages: &[u64], start: u64, end: u64) -> u64 {
+    pages.last().map_or(0, |last| (last + PAGE).min(end) - start)
+}
+
+fn read(w: &mut World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, pins: bool) -> Out {
+    let (start, end) = (at.addr(), at.addr() + len);
+    if len == 0 {
+        return cx.only(G_READ, Want::Ok(0));
+    }
+    let (pages, stop) = reach(w, cx, proc, at, len, Access::Read)?;
+    if pins {
+        for page in &pages {
+            unshare(w, proc, *page);
+        }
+    }
+    if stop == Some(Touch::Blocks) {
+        return cx.only(G_READ, Want::Blocks);
+    }
+    let done = bytes_done(&pages, start, end);
+    if done == 0 {
+        return cx.errno(G_READ, EFAULT);
+    }
+    cx.only(G_READ, Want::Ok(done as i64))?;
+    content(cx, &expects(w, proc, &pages, start, end))
+}
+
+/// Sectors of the RAM disk: transfers are refused or cut at this grain.
+const SECTOR: u64 = 512;
+
+fn direct_out(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
+    let (start, end) = (at.addr(), at.addr() + len);
+    if !start.is_multiple_of(SECTOR) || !len.is_multiple_of(SECTOR) {
+        return cx.errno(G_READ, EINVAL);
+    }
+    if len == 0 {
+        return cx.only(G_READ, Want::Ok(0));
+    }
+    let (pages, stop) = reach(w, cx, cx.proc, at, len, Access::Read)?;
+    if stop == Some(Touch::Blocks) {
+        return cx.only(G_READ, Want::Blocks);
+    }
+    let done = bytes_done(&pages, start, end);
+    if done == 0 {
+        return cx.errno(G_READ, EFAULT);
+    }
+    let wants = [Want::Ok(done as i64), Want::Err(EFAULT)];
+    let allowed = if stop.is_some() { &wants[..] } else { &wants[..1] };
+    if cx.pick(G_READ, allowed)? == 1 {
+        return Ok(());
+    }
+    content(cx, &expects(w, cx.proc, &pages, start, end))
+}
+
+fn direct_in(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
+    let (start, end) = (at.addr(), at.addr() + len);
+    if !start.is_multiple_of(SECTOR) || !len.is_multiple_of(SECTOR) {
+        return cx.errno(G_READ, EINVAL);
+    }
+    if len == 0 {
+        return cx.only(G_READ, Want::Ok(0));
+    }
+    let (pages, stop) = reach(w, cx, cx.proc, at, len, Access::Write)?;
+    if stop == Some(Touch::Blocks) {
+        return cx.only(G_READ, Want::Blocks);
+    }
+    let done = bytes_done(&pages, start, end);
+    let mut wants = Vec::new();
+    if done > 0 {
+        wants.push(Want::Ok(done as i64));
+    }
+    if stop.is_some() {
+        wants.push(Want::Err(EFAULT));
+    }
+    cx.pick(G_READ, &wants)?;
+    if !matches!(cx.obs.status, Status::Ok(_)) {
+        w.blur("an O_DIRECT read stopped in the middle");
+        return Ok(());
+    }
+    for page in pages {
+        arrive(w, cx, page, start, end);
+    }
+    Ok(())
+}
+
+/// The device's tags are in the page, its other bytes zero.
+fn arrive(w: &mut World, cx: &Cx<'_>, page: u64, start: u64, end: u64) {
+    let (Some(body), Some(place)) = (body_at(w, cx.proc, page), World::place(page)) else { return };
+    let Some(vma) = w.vma_at(cx.proc, page) else { return };
+    let sub = World::sub_page(vma, page);
+    let tag = Word::Tag(Tag { serial: u32::from(cx.line) + 1, page: place.page() as u32 });
+    let body = &mut w.bodies[body];
+    let mut now = body.words(sub);
+    for (i, word) in words_in(page, start, end).iter().enumerate() {
+        if word.is_some() {
+            now[i] = tag;
+        }
+    }
+    body.lazy = false;
+    body.set(sub, now);
+}
