@@ -1,0 +1,52 @@
+# Shell words the scripts of this folder share: source it, it runs nothing.
+# shellcheck shell=bash
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+target=${CARGO_TARGET_DIR:-target}
+stages=()
+
+# fail WHAT HELP: one error, one way out.
+fail() {
+  printf 'error: %s\nhelp: %s\n' "$1" "$2" >&2
+  exit 1
+}
+
+# stage NAME COMMAND...: runs it and says how long it took.
+stage() {
+  local name=$1 from=$SECONDS code=0
+  shift
+  printf '==> %s\n' "$name" >&2
+  "$@" || code=$?
+  local row
+  row=$(printf '%-10s %4d s  %s' "$name" "$((SECONDS - from))" "$([ "$code" = 0 ] && echo ok || echo "exit $code")")
+  stages+=("$row")
+  printf '<== %s\n' "$row" >&2
+  return "$code"
+}
+
+# summary: the table of all stages so far, also when one failed.
+summary() {
+  printf '\n%s\n' "stage      time    result" >&2
+  printf '%s\n' "${stages[@]}" >&2
+  printf '%-10s %4d s\n' total "$SECONDS" >&2
+}
+
+# as_root COMMAND...: through sudo where we are not root.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "'$*' needs root" "run it as root, or install sudo"
+  fi
+}
+
+# kernel_id SPEC: registers a kernel (nothing is fetched twice) and prints its name.
+kernel_id() {
+  local row
+  row=$("$hgm" kernel add "$1" --json) || return
+  row=$(printf '%s' "$row" | tr -d '\n' | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
+  [ -n "$row" ] || fail "hgm kernel add $1 named no kernel" "run: $hgm kernel add $1"
+  printf '%s\n' "$row"
+}
