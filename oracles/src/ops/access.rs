@@ -56,14 +56,16 @@ fn read(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
     let mut page = start - start % PAGE;
     while page < end {
         let words = words_in(page, start, end);
-        if let Some(first) = words.iter().flatten().next().copied() {
-            match touch(w, cx, cx.proc, first, Access::Read)? {
+        match words.iter().flatten().next().copied() {
+            // A page whose words lie outside the range is listed, but not touched.
+            None => expected.push(Expect { words: [Word::Unread; 2], or_zero: false, any: false }),
+            Some(first) => match touch(w, cx, cx.proc, first, Access::Read)? {
                 Touch::Done => expected.push(expect_at(w, cx.proc, page, words)),
                 other => {
                     stop = Some((other, first));
                     break;
                 }
-            }
+            },
         }
         page += PAGE;
     }

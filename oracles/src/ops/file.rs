@@ -55,7 +55,7 @@ fn on_file(w: &mut World, cx: &Cx<'_>, key: FileKey) -> Out {
         Op::Seal { seals, .. } => seal(w, cx, key, *seals),
         _ => {
             cx.only(S060, Want::Ok(0))?;
-            w.files[key].open_in.remove(&cx.proc);
+            w.files[key].open_in.clear();
             Ok(())
         }
     }

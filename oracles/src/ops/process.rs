@@ -3,7 +3,7 @@
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
-use crate::world::{Backing, Entry, ExpectedEvent, Proc, Slot, Vma, World};
+use crate::world::{Entry, ExpectedEvent, Proc, Slot, Vma, World};
 use case::observation::event;
 use case::{Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
@@ -55,11 +55,6 @@ fn fork(w: &mut World, cx: &Cx<'_>, child: ProcId) -> Out {
     w.procs.insert(child, Proc::default());
     for vma in parent.vmas.values() {
         copy_vma(w, cx.proc, child, &parent, vma);
-    }
-    for file in &mut w.files {
-        if file.open_in.contains(&cx.proc) {
-            file.open_in.insert(child);
-        }
     }
     Ok(())
 }
@@ -113,13 +108,5 @@ fn pinned(w: &World, body: usize) -> bool {
 fn exit(w: &mut World, cx: &Cx<'_>) -> Out {
     cx.only(P_EXIT, Want::OkAny)?;
     w.procs.remove(&cx.proc);
-    for file in &mut w.files {
-        file.open_in.remove(&cx.proc);
-    }
     Ok(())
-}
-
-/// True if the VMA's pages belong to the process alone.
-pub fn owns_pages(vma: &Vma) -> bool {
-    vma.backing == Backing::Anon || vma.is_private()
 }
