@@ -1,0 +1,124 @@
+//! The watchdog thread: breaks off an op that runs over its time. First by a signal that leaves
+//! the guarded routine or makes a syscall return EINTR, then, for waits that ignore signals, by
+//! reading events nobody reads and at last by closing the userfaultfds. It never allocates.
+
+use crate::board::{Board, NONE, Watch};
+use crate::{guard, sys};
+use std::sync::atomic::Ordering::SeqCst;
+
+/// How often the watchdog looks.
+const TICK_MS: u64 = 20;
+/// Firings (one per [`EVERY_NS`]) after which unread events are drained, and all uffds closed.
+const DRAIN_AFTER: u32 = 3;
+const CLOSE_AFTER: u32 = 6;
+const EVERY_NS: u64 = 50_000_000;
+
+/// Starts the thread of this process.
+pub fn start(board: &'static Board) -> std::io::Result<()> {
+    std::thread::Builder::new().stack_size(64 << 10).spawn(move || watch(board)).map(drop)
+}
+
+fn watch(board: &'static Board) {
+    loop {
+        if board.running.load(SeqCst) == 0 {
+            sleep_until_running(board);
+            continue;
+        }
+        sys::sleep_ms(TICK_MS);
+        let now = sys::now();
+        for slot in &board.watch {
+            let deadline = slot.deadline.load(SeqCst);
+            if deadline != 0 && now >= deadline {
+                fire(board, slot, now);
+            }
+        }
+    }
+}
+
+fn sleep_until_running(board: &'static Board) {
+    let word: *const u32 = board.running.as_ptr();
+    // SAFETY: a futex wait on a word of the board.
+    unsafe {
+        let none = std::ptr::null::<libc::timespec>();
+        libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, 0, none);
+    }
+}
+
+/// Says that a program runs (or no longer does).
+pub fn running(board: &Board, on: bool) {
+    board.running.store(on.into(), SeqCst);
+    if on {
+        let word: *const u32 = board.running.as_ptr();
+        // SAFETY: wakes the waiter on the same word.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1) };
+    }
+}
+
+fn fire(board: &Board, slot: &Watch, now: u64) {
+    let old = slot.deadline.load(SeqCst);
+    // The exchange makes sure that it is still the op that was late.
+    let next = now + EVERY_NS;
+    if old == 0 || old > now || slot.deadline.compare_exchange(old, next, SeqCst, SeqCst).is_err() {
+        return;
+    }
+    let fired = slot.fired.fetch_add(1, SeqCst) + 1;
+    let (pid, tid) = (slot.pid.load(SeqCst), slot.tid.load(SeqCst));
+    // SAFETY: a signal to a thread of ours; a stale id gives ESRCH.
+    unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, guard::break_signal()) };
+    if fired == DRAIN_AFTER {
+        for uffd in &board.uffds {
+            drain(uffd.fd.load(SeqCst));
+        }
+    }
+    if fired == CLOSE_AFTER {
+        for uffd in &board.uffds {
+            close(uffd);
+        }
+    }
+}
+
+fn drain(fd: i32) {
+    let mut message = [0u8; 32];
+    // At most a queue's worth; the fd does not block.
+    for _ in 0..64 {
+        if fd == NONE || !matches!(sys::read_some(fd, &mut message), Ok(32)) {
+            return;
+        }
+    }
+}
+
+/// Ends the handler of a uffd and closes it.
+pub fn close(uffd: &crate::board::Uffd) {
+    let stop = uffd.stop.swap(NONE, SeqCst);
+    if stop != NONE {
+        let _ = sys::write_all(stop, &1u64.to_ne_bytes());
+    }
+    let fd = uffd.fd.swap(NONE, SeqCst);
+    if fd != NONE {
+        sys::close(fd);
+    }
+}
+
+/// Begins an op: the watchdog counts from here.
+pub fn begin(board: &Board, slot: usize, line: u16, range: (u64, u64)) {
+    let watch = &board.watch[slot];
+    watch.fired.store(0, SeqCst);
+    watch.line.store(line.into(), SeqCst);
+    watch.from.store(range.0, SeqCst);
+    watch.to.store(range.1, SeqCst);
+    board.line.store(line.into(), SeqCst);
+    watch.deadline.store(sys::now() + board.timeout_ns.load(SeqCst), SeqCst);
+}
+
+/// Ends an op; says whether the watchdog had to act.
+pub fn end(board: &Board, slot: usize) -> bool {
+    board.watch[slot].deadline.store(0, SeqCst);
+    board.watch[slot].fired.load(SeqCst) > 0
+}
+
+/// The calling thread is the one of that slot.
+pub fn enroll(board: &Board, slot: usize) {
+    // SAFETY: getpid has no arguments.
+    board.watch[slot].pid.store(unsafe { libc::getpid() }, SeqCst);
+    board.watch[slot].tid.store(sys::gettid(), SeqCst);
+}
