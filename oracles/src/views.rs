@@ -16,6 +16,24 @@ use std::collections::BTreeMap;
 pub struct Frames {
     by_body: BTreeMap<BodyId, u32>,
     by_frame: BTreeMap<u32, BodyId>,
+    /// How many entries map each page, counted once for all looks of the moment.
+    maps: Vec<u32>,
+}
+
+impl Frames {
+    fn of(w: &World) -> Self {
+        let mut maps = vec![0; w.bodies.len()];
+        for entry in w.procs.values().flat_map(|p| p.entries.values()) {
+            if let Slot::Page(body) = entry.slot {
+                maps[body] += 1;
+            }
+        }
+        Frames { maps, ..Frames::default() }
+    }
+    /// Entries that map the page; one for a page a look has just settled.
+    fn mapcount(&self, body: BodyId) -> u32 {
+        self.maps.get(body).copied().unwrap_or(1)
+    }
 }
 
 /// Frame id the agent gives every shared zero page.
@@ -25,12 +43,14 @@ const KPF_HUGE: u64 = 1 << 17;
 
 /// Judges all looks of one moment.
 pub fn judge(w: &mut World, cx: &Cx<'_>, views: &[View]) -> Out {
-    let mut frames = Frames::default();
+    let mut frames = Frames::of(w);
     for view in views {
         match view {
             View::Pages { proc, at, runs } => pages(w, cx, *proc, *at, runs, &mut frames)?,
-            View::Vmas { proc, at, len, vmas } => vma_list(w, cx, *proc, *at, *len, vmas)?,
-            View::Status { proc, kb } => status(w, cx, *proc, kb)?,
+            View::Vmas { proc, at, len, vmas } => {
+                vma_list(w, cx, *proc, (*at, *len), vmas, &frames)?;
+            }
+            View::Status { proc, kb } => status(w, cx, *proc, kb, &frames)?,
             View::Mincore { proc, at, result: Ok(runs) } => mincore(w, cx, *proc, *at, runs)?,
             View::Rollup { .. }
             | View::Counters(_)
@@ -100,9 +120,9 @@ fn page(
         ));
     }
     let Some(Slot::Page(body)) = entry.map(|e| e.slot) else { return Ok(()) };
-    exclusive(w, cx, &vma, addr, body, bits)?;
+    exclusive(w, cx, &vma, (addr, bits), body, frames)?;
     alias(w, cx, &vma, addr, body, seen.frame, frames)?;
-    kpage(w, cx, &vma, addr, body, seen)
+    kpage(w, cx, &vma, (addr, seen), body, frames)
 }
 
 /// An unsure entry becomes what was seen.
@@ -155,18 +175,25 @@ fn bits_of(w: &World, vma: &Vma, entry: Option<Entry>) -> (u8, u8) {
 }
 
 /// Bit 56 against the number of entries that map the page (O-008).
-fn exclusive(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64, body: BodyId, bits: u8) -> Out {
+fn exclusive(
+    w: &World,
+    cx: &Cx<'_>,
+    vma: &Vma,
+    (addr, bits): (u64, u8),
+    body: BodyId,
+    frames: &Frames,
+) -> Out {
     // An unsure entry elsewhere may map a file page too.
     if w.bodies[body].file.is_some() && !vma.is_hugetlb() {
         return Ok(());
     }
-    let single = w.mapcount(body) == 1;
+    let single = frames.mapcount(body) == 1;
     if single == (bits & pm::EXCLUSIVE != 0) {
         return Ok(());
     }
     let class = if single { "single->shared" } else { "shared->exclusive" };
     let what = if vma.is_hugetlb() { "hugetlb" } else { "base" };
-    let want = format!("{} mappings of the page", w.mapcount(body));
+    let want = format!("{} mappings of the page", frames.mapcount(body));
     Err(cx.broken(
         O_EXCLUSIVE,
         &format!("{what}:{class}"),
@@ -209,7 +236,14 @@ fn alias(
     Ok(())
 }
 
-fn kpage(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64, body: BodyId, seen: &PageRun) -> Out {
+fn kpage(
+    w: &World,
+    cx: &Cx<'_>,
+    vma: &Vma,
+    (addr, seen): (u64, &PageRun),
+    body: BodyId,
+    frames: &Frames,
+) -> Out {
     let Some(kpage) = seen.kpage else { return Ok(()) };
     let huge = kpage.flags & KPF_HUGE != 0;
     if huge != vma.is_hugetlb() {
@@ -217,7 +251,7 @@ fn kpage(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64, body: BodyId, seen: &Page
         return Err(cx.broken(O_KHUGE, "huge-flag", at_text(addr, &want), got));
     }
     let file_base = w.bodies[body].file.is_some() && !vma.is_hugetlb();
-    let maps = w.mapcount(body);
+    let maps = frames.mapcount(body);
     if !file_base && kpage.count != maps {
         let want = format!("{maps} mappings");
         let got = format!("kpagecount {}", kpage.count);
@@ -291,14 +325,14 @@ struct Sums {
     hugetlb_poisoned: u64,
 }
 
-fn sums(w: &World, proc: ProcId, start: u64, end: u64) -> Sums {
+fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frames) -> Sums {
     let mut sums = Sums::default();
     let Some(p) = w.proc(proc) else { return sums };
     for (at, entry) in p.entries.range(start..end) {
         let Some(vma) = w.vma_at(proc, *at) else { continue };
         let kb = vma.unit_bytes() >> 10;
         match (entry.slot, vma.is_hugetlb()) {
-            (Slot::Page(b), true) if w.mapcount(b) >= 2 => sums.hugetlb_shared += kb,
+            (Slot::Page(b), true) if frames.mapcount(b) >= 2 => sums.hugetlb_shared += kb,
             (Slot::Page(_), true) => sums.hugetlb_private += kb,
             (Slot::HwPoison, true) => sums.hugetlb_poisoned += kb,
             (Slot::Page(_) | Slot::HwPoison, false) => {
@@ -316,7 +350,14 @@ fn field(kb: &[(String, u64)], label: &str) -> Option<u64> {
     kb.iter().find(|(l, _)| l == label).map(|(_, n)| *n)
 }
 
-fn vma_list(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, seen: &[VmaObs]) -> Out {
+fn vma_list(
+    w: &World,
+    cx: &Cx<'_>,
+    proc: ProcId,
+    (at, len): (Place, u64),
+    seen: &[VmaObs],
+    frames: &Frames,
+) -> Out {
     if w.proc(proc).is_none() {
         return Ok(());
     }
@@ -336,7 +377,7 @@ fn vma_list(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, seen: &[V
         for vma in w.vmas_in(proc, from, to) {
             attributes(w, cx, &vma, obs)?;
         }
-        let sums = sums(w, proc, from, to);
+        let sums = sums(w, proc, from, to, frames);
         numbers(w, cx, obs, &sums)?;
         mapped = to;
     }
@@ -412,9 +453,9 @@ fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
     Ok(())
 }
 
-fn status(w: &World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64)]) -> Out {
+fn status(w: &World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64)], frames: &Frames) -> Out {
     let Some(p) = w.proc(proc) else { return Ok(()) };
-    let all = sums(w, proc, 0, u64::MAX);
+    let all = sums(w, proc, 0, u64::MAX, frames);
     let want = all.hugetlb_shared + all.hugetlb_private;
     let got = field(kb, "HugetlbPages").unwrap_or(want);
     if got != want {

@@ -207,6 +207,8 @@ pub struct World {
     pub mprotected: bool,
     /// Messages this line must have produced, in order; cleared by the judge before each line.
     pub expected_events: Vec<ExpectedEvent>,
+    /// A fork happened: anonymous pages may be shared.
+    pub forked: bool,
     /// From here on only invariants are judged, and why.
     pub blurred: Option<String>,
 }
@@ -296,6 +298,7 @@ impl World {
             numa_bound: false,
             mprotected: false,
             expected_events: Vec::new(),
+            forked: false,
             blurred: None,
         }
     }
@@ -432,6 +435,10 @@ impl World {
     }
     /// How many entries of all processes map a page.
     pub fn mapcount(&self, body: BodyId) -> u32 {
+        if !self.forked && self.bodies[body].file.is_none() {
+            // Without a fork nothing shares an anonymous page; callers hold a mapped one.
+            return 1;
+        }
         let maps = |e: &&Entry| e.slot == Slot::Page(body);
         self.procs.values().map(|p| p.entries.values().filter(maps).count() as u32).sum()
     }

@@ -52,6 +52,7 @@ fn fork(w: &mut World, cx: &Cx<'_>, child: ProcId) -> Out {
         w.expected_events.push(expected);
     }
     let Some(parent) = w.proc(cx.proc).cloned() else { return Ok(()) };
+    w.forked = true;
     w.procs.insert(child, Proc::default());
     for vma in parent.vmas.values() {
         copy_vma(w, cx.proc, child, &parent, vma);
