@@ -16,7 +16,7 @@ use std::path::PathBuf;
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "First steps:\n  hgm doctor                        what this host lacks\n  \
-                  hgm kernel add debian:6.1         register a kernel under the name 6.1...\n  \
+                  hgm kernel add debian:6.1         register a kernel\n  \
                   hgm fuzz --kernel NAME --for 10m  a first campaign\n\n\
                   Topics: hgm help exit-codes | ops | config"
 )]
@@ -95,13 +95,13 @@ pub enum KernelVerb {
     List(KernelListArgs),
 }
 
-/// Register a kernel, so that others verbs can name it.
+/// Register a kernel, so that other verbs can name it.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm kernel add debian:6.1\n  hgm kernel add \
-                        debian:linux-image-6.1.0-40-amd64\n  hgm kernel add arch/x86/boot/bzImage \
+                        debian:6.1.0-50\n  hgm kernel add arch/x86/boot/bzImage \
                         --modules /tmp/mods/lib/modules/6.12.0+")]
 pub struct KernelAddArgs {
-    /// A bzImage file, or debian:SERIES or debian:PACKAGE to fetch from the host's apt sources.
+    /// A bzImage file, or debian:6.1, debian:6.12, debian:6.1.0-50 from the host's apt sources.
     #[arg(value_name = "SPEC")]
     pub spec: String,
     /// Modules folder that belongs to the image (a lib/modules/RELEASE tree).
@@ -116,8 +116,8 @@ pub struct KernelListArgs {}
 
 /// Fuzz a kernel: make programs, run them in VMs, judge every result, keep what is new.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm fuzz --kernel 6.1.0-40 --for 10m\n  hgm fuzz --kernel \
-                        6.1.0-40 --programs 5000 --seed 7 --jobs 2\n  hgm fuzz --resume\n\n\
+#[command(after_help = "Examples:\n  hgm fuzz --kernel debian-6.1 --for 10m\n  hgm fuzz --kernel \
+                        debian-6.1 --programs 5000 --seed 7 --jobs 2\n  hgm fuzz --resume\n\n\
                         Ctrl-C once drains and closes the run; `--resume` goes on with it.\n\
                         Ends with 0, or 100 with findings; see hgm help exit-codes.")]
 pub struct FuzzArgs {
@@ -180,8 +180,8 @@ pub enum LookChoice {
 
 /// Run one program and print what each op should give and gave.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm run corpus/seeds/minor-basic.hgm --kernel 6.1.0-40\n  \
-                        printf 'hgm 1\\nf0 = memfd\\n' | hgm run - --kernel 6.1.0-40 --json")]
+#[command(after_help = "Examples:\n  hgm run corpus/seeds/minor-basic.hgm --kernel debian-6.1\n  \
+                        printf 'hgm 1\\nf0 = memfd\\n' | hgm run - --kernel debian-6.1 --json")]
 pub struct RunArgs {
     /// Program file; `-` is stdin.
     #[arg(value_name = "FILE")]
@@ -200,7 +200,7 @@ pub struct RunArgs {
 /// Replay a finding or a program many times, each in a fresh child; print k of n.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm repro h-080-continue --times 20\n  hgm repro \
-                        corpus/seeds/minor-basic.hgm --times 5 --kernel 6.1.0-40\n\n\
+                        corpus/seeds/minor-basic.hgm --times 5 --kernel debian-6.1\n\n\
                         Ends with 100 if it showed at least once.")]
 pub struct ReproArgs {
     /// Finding (its folder, or its name in any run, or the shortest unique prefix), or a program
@@ -221,8 +221,8 @@ pub struct ReproArgs {
 
 /// Run every program of a folder against a kernel and compare with what is expected.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm regress corpus/regressions --kernel 6.1.0-40\n  \
-                        hgm regress --kernel 6.1.0-40 --jobs 2 --json")]
+#[command(after_help = "Examples:\n  hgm regress corpus/regressions --kernel debian-6.1\n  \
+                        hgm regress --kernel debian-6.1 --jobs 2 --json")]
 pub struct RegressArgs {
     /// Folder of programs [default: corpus/regressions].
     #[arg(value_name = "DIR")]

@@ -56,7 +56,7 @@ pub const KEYS: &[Key] = &[
     key("kernel", Kind::Text, "", "registered kernel, by name or shortest unique prefix"),
     key("jobs", int(1, 256), "", "VMs at a time; unset: one per host CPU"),
     key("vcpus", int(1, 16), "2", "CPUs of one VM"),
-    key("memory_mib", int(256, 65536), "1024", "memory of one VM, in MiB"),
+    key("memory_mib", int(256, 65536), "4096", "memory of one VM, in MiB; 1 GiB pages need 4096"),
     key("accel", Kind::Choice(&["auto", "kvm", "tcg"]), "auto", "how VMs run"),
     key("qemu", Kind::Path, "qemu-system-x86_64", "QEMU: a path, or a name looked up in PATH"),
     key("cmdline", Kind::Text, "", "words added to the kernel command line"),

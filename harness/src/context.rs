@@ -2,11 +2,12 @@
 //!
 //! Made once in `main`, passed by reference, never a global.
 
-use crate::cli::{Cli, GlobalArgs};
+use crate::cli::{Cli, ConfigVerb, GlobalArgs, Verb};
 use crate::config::Config;
-use crate::exit::ExpectedError;
+use crate::exit::{ExpectedError, nearest};
 use crate::term::Term;
 use std::path::PathBuf;
+use vmimages::Kernel;
 
 /// Surroundings of one call of `hgm`.
 #[derive(Debug)]
@@ -24,13 +25,65 @@ impl Context {
     /// Reads environment and configuration; flags win over both.
     pub fn of(cli: &Cli, term: Term) -> Result<Context, ExpectedError> {
         let home = home(&cli.global)?;
-        let config = Config::load(&cli.global, &cli.verb.overrides())?;
+        let config = match Config::load(&cli.global, &cli.verb.overrides()) {
+            Err(_) if works_without_config(&cli.verb) => Config::builtin(),
+            other => other?,
+        };
         Ok(Context { home, config, json: cli.global.json, term, global: cli.global.clone() })
     }
 
     /// The corpus folder: as configured, else `corpus` in the home.
     pub fn corpus_dir(&self) -> PathBuf {
         self.config.corpus.clone().unwrap_or_else(|| self.home.join("corpus"))
+    }
+
+    /// Where verdicts on KVM are remembered.
+    pub fn accel_cache(&self) -> PathBuf {
+        self.home.join("accel")
+    }
+
+    /// The kernel configured or named by `--kernel`; if none is, the only one registered.
+    pub fn kernel(&self) -> Result<Kernel, ExpectedError> {
+        let mut known = vmimages::kernels(&self.home);
+        let names: Vec<String> = known.iter().map(|kernel| kernel.id.clone()).collect();
+        let add = "register one: hgm kernel add debian:6.1, or hgm kernel add BZIMAGE";
+        let Some(word) = &self.config.kernel else {
+            return match (known.pop(), names.len()) {
+                (Some(only), 1) => Ok(only),
+                (None, _) => Err(ExpectedError::config("no kernel registered", add)),
+                (Some(_), _) => Err(ExpectedError::config(
+                    "no kernel chosen",
+                    format!("pass --kernel with one of: {}", names.join(", ")),
+                )),
+            };
+        };
+        let mut fits: Vec<Kernel> =
+            known.into_iter().filter(|kernel| kernel.id.starts_with(word.as_str())).collect();
+        if let Some(at) = fits.iter().position(|kernel| kernel.id == *word) {
+            return Ok(fits.swap_remove(at));
+        }
+        if fits.len() > 1 {
+            let fits: Vec<&str> = fits.iter().map(|kernel| kernel.id.as_str()).collect();
+            let message = format!("`{word}` fits {} kernels", fits.len());
+            return Err(ExpectedError::config(message, format!("name one: {}", fits.join(", "))));
+        }
+        fits.pop().ok_or_else(|| {
+            let help = match nearest(word, names.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if names.is_empty() => add.to_owned(),
+                None => format!("kernels there: {}", names.join(", ")),
+            };
+            ExpectedError::config(format!("no kernel `{word}` registered"), help)
+        })
+    }
+}
+
+/// Verbs that must help even when the configuration is broken.
+fn works_without_config(verb: &Verb) -> bool {
+    match verb {
+        Verb::Doctor(_) | Verb::Help(_) | Verb::Completions(_) => true,
+        Verb::Config(args) => matches!(args.verb, ConfigVerb::Check),
+        _ => false,
     }
 }
 

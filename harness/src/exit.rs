@@ -131,6 +131,22 @@ impl From<store::StoreError> for ExpectedError {
     }
 }
 
+impl From<vmimages::ImageError> for ExpectedError {
+    /// What the user named wrongly is his to correct; the rest is the host's or the network's.
+    fn from(error: vmimages::ImageError) -> Self {
+        use vmimages::ImageError as E;
+        let exit = match &error {
+            E::UnknownSpec { .. }
+            | E::NotAKernel { .. }
+            | E::NoPackage { .. }
+            | E::BadPackage { .. }
+            | E::MissingModule { .. } => Exit::Config,
+            _ => Exit::Infrastructure,
+        };
+        ExpectedError::new(exit, error.to_string(), error.help())
+    }
+}
+
 /// The known name that `word` was probably meant to be: at most a third of its letters differ.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let budget = (word.chars().count() / 3).max(1);

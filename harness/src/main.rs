@@ -3,12 +3,22 @@
 //! Nothing is decided here. Exit codes are in `exit`, texts in `cli`, the verbs in `commands`.
 
 mod assets;
+mod campaign;
+mod canary;
 mod cli;
 mod commands;
 mod config;
 mod context;
+mod doctor;
+mod engine;
 mod exit;
+mod guest;
+mod pool;
+mod progress;
+mod render;
+mod signals;
 mod term;
+mod triage;
 
 use clap::Parser;
 use cli::{Cli, ColorWhen, Verb};
@@ -55,12 +65,16 @@ fn run(cli: &Cli) -> Exit {
 
 fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
     match verb {
+        Verb::Doctor(args) => commands::doctor::run(args, ctx),
+        Verb::Kernel(args) => commands::kernel::run(args, ctx),
+        Verb::Corpus(args) => commands::corpus::run(args, ctx),
         Verb::Config(args) => commands::config::run(args, ctx),
         Verb::Completions(args) => commands::completions::run(args, ctx),
         Verb::Help(args) => commands::help::run(args, ctx),
-        Verb::Doctor(_) | Verb::Corpus(_) | Verb::Kernel(_) | Verb::Fuzz(_) | Verb::Run(_) | Verb::Repro(_) | Verb::Regress(_) => {
-            Err(ExpectedError::usage("not part of this build", "build hgm with its engine").into())
-        }
+        Verb::Fuzz(args) => commands::fuzz::run(args, ctx),
+        Verb::Run(args) => commands::run::run(args, ctx),
+        Verb::Repro(args) => commands::repro::run(args, ctx),
+        Verb::Regress(args) => commands::regress::run(args, ctx),
     }
 }
 
@@ -70,7 +84,11 @@ fn expected(error: anyhow::Error) -> ExpectedError {
         Ok(known) => return known,
         Err(other) => other,
     };
-    match error.downcast::<store::StoreError>() {
+    let error = match error.downcast::<store::StoreError>() {
+        Ok(known) => return known.into(),
+        Err(other) => other,
+    };
+    match error.downcast::<vmimages::ImageError>() {
         Ok(known) => known.into(),
         Err(other) => ExpectedError::new(
             Exit::Bug,

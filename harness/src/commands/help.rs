@@ -4,7 +4,6 @@ use crate::cli::{Cli, HelpArgs};
 use crate::config::{KEYS, Kind};
 use crate::context::Context;
 use crate::exit::{EXITS, Exit, ExpectedError, nearest};
-use crate::term::columns;
 use case::OpKind;
 use clap::CommandFactory;
 use serde_json::json;
@@ -37,12 +36,10 @@ fn exit_codes(ctx: &Context) {
         ctx.term.json(&json!({ "exit_codes": rows }));
         return;
     }
-    let mut rows = vec![["CODE", "NAME", "MEANING", "CI REACTION"].map(String::from).to_vec()];
-    rows.extend(EXITS.iter().map(|r| {
-        let code = r.exit.code().to_string();
-        vec![code, r.name.to_owned(), r.meaning.to_owned(), r.reaction.to_owned()]
-    }));
-    ctx.term.out(&columns(&rows));
+    for r in EXITS {
+        ctx.term.line(&format!("{:>3}  {:<15} CI: {}", r.exit.code(), r.name, r.reaction));
+        ctx.term.line(&format!("     {}", r.meaning));
+    }
 }
 
 fn ops(ctx: &Context, only: Option<&str>) -> Result<(), ExpectedError> {
@@ -81,7 +78,8 @@ fn ops(ctx: &Context, only: Option<&str>) -> Result<(), ExpectedError> {
         );
     }
     for spec in chosen {
-        text.push_str(&usage(spec));
+        // Plain ASCII, for terminals and pagers that know no more.
+        text.push_str(&case::text::usage(spec.kind).replace('…', "..."));
         text.push('\n');
         for line in spec.about.trim().lines() {
             text.push_str(&format!("    {}\n", line.trim()));
@@ -93,19 +91,6 @@ fn ops(ctx: &Context, only: Option<&str>) -> Result<(), ExpectedError> {
     }
     ctx.term.out(&text);
     Ok(())
-}
-
-/// `f0 = memfd [page=...] [flags=...]`, folded at 80 columns by the shortness of field names.
-fn usage(spec: &case::op::OpSpec) -> String {
-    let mut fields = spec.fields.iter();
-    let made = if spec.makes { fields.next() } else { None };
-    let mut line = made.map(|f| format!("{} = ", f.name.to_uppercase())).unwrap_or_default();
-    line.push_str(spec.name);
-    for field in fields {
-        let word = format!("{}=...", field.name);
-        line.push_str(&if field.optional { format!(" [{word}]") } else { format!(" {word}") });
-    }
-    line
 }
 
 fn kind_words(kind: Kind) -> String {
@@ -124,12 +109,12 @@ fn config_keys(ctx: &Context) {
         "hgm.toml holds [profile.default] and other profiles on top of it, chosen by --profile.\n\
          Later wins: default, [profile.default], the chosen profile, HGM_<KEY>, flags.\n\n",
     );
-    let mut rows = vec![["KEY", "VALUES", "DEFAULT", "MEANING"].map(String::from).to_vec()];
-    rows.extend(KEYS.iter().map(|key| {
-        let default = if key.default.is_empty() { "-" } else { key.default };
-        vec![key.name.into(), kind_words(key.kind), default.into(), key.about.into()]
-    }));
-    ctx.term.out(&columns(&rows));
+    for key in KEYS {
+        let default = if key.default.is_empty() { "unset" } else { key.default };
+        let values = kind_words(key.kind);
+        ctx.term.line(&format!("{:<16} {values}  (default: {default})", key.name));
+        ctx.term.line(&format!("    {}", key.about));
+    }
     ctx.term.out(
         "\nEnvironment besides: HGM_HOME, HGM_CONFIG, HGM_PROFILE, HGM_AGENT (guest agent binary),\n\
          HGM_LOG (diagnostics, e.g. debug), NO_COLOR, CLICOLOR_FORCE.\n",

@@ -2,4 +2,11 @@
 
 pub mod completions;
 pub mod config;
+pub mod corpus;
+pub mod doctor;
+pub mod fuzz;
 pub mod help;
+pub mod kernel;
+pub mod regress;
+pub mod repro;
+pub mod run;
