@@ -84,7 +84,7 @@ pub fn field(spec: &'static FieldSpec) -> BoxedStrategy<String> {
 
 /// The words of one op, fields in random order, optional ones sometimes left out.
 pub fn op_text() -> impl Strategy<Value = String> {
-    proptest::sample::select(OpKind::ALL).prop_flat_map(|kind| op_text_of(kind))
+    proptest::sample::select(OpKind::ALL).prop_flat_map(op_text_of)
 }
 
 pub fn op_text_of(kind: OpKind) -> BoxedStrategy<String> {
