@@ -1,8 +1,8 @@
 //! The engine as bytes and back: magic, blake3 of the payload, postcard payload. A checkpoint is
 //! our own file, yet it may be torn or from another version: it is checked before it is read.
 
-use super::{Engine, Plan, State, map_observer};
 use super::{Breed, schedule::YoungFirst};
+use super::{Engine, Plan, State, map_observer};
 use libafl::events::NopEventManager;
 use libafl::feedbacks::{CrashFeedback, MaxMapFeedback};
 use libafl::fuzzer::StdFuzzer;

@@ -12,7 +12,6 @@ mod schedule;
 mod tests;
 
 pub use breed::{Breed, Generators};
-pub use checkpoint::CheckpointError;
 pub use input::Case;
 
 use case::Program;
@@ -21,13 +20,13 @@ use libafl::corpus::{Corpus, CorpusId, InMemoryCorpus};
 use libafl::events::NopEventManager;
 use libafl::executors::ExitKind;
 use libafl::feedbacks::{CrashFeedback, MaxMapFeedback};
+use libafl::fuzzer::NopInputFilter;
 use libafl::fuzzer::{ExecuteInputResult, ExecutionProcessor, HasScheduler, StdFuzzer};
 use libafl::inputs::BytesInputConverter;
 use libafl::mutators::{HavocScheduledMutator, Mutator};
 use libafl::observers::{MapObserver, StdMapObserver};
 use libafl::schedulers::Scheduler;
 use libafl::state::{HasCorpus, HasExecutions, HasRand, HasSolutions, StdState};
-use libafl::fuzzer::NopInputFilter;
 use libafl_bolts::rands::{Rand, StdRand};
 use libafl_bolts::tuples::tuple_list;
 use schedule::YoungFirst;
@@ -80,7 +79,9 @@ pub struct Ticket {
 pub enum Ending {
     Pass,
     /// A violation or a dead guest; `fresh` if its signature was never told before.
-    Fault { fresh: bool },
+    Fault {
+        fresh: bool,
+    },
     /// Nothing can be learned.
     Void,
 }

@@ -1,0 +1,209 @@
+//! What a campaign must not lose, handed to the store: corpus entries, findings, journal rows,
+//! checkpoints. What a call here acknowledged is on disk.
+
+use super::{Confirm, Figures, Summary, Suspect};
+use crate::render;
+use crate::triage::{self, Sighting};
+use case::{Finding, FindingState, Profile, Program};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use store::{Corpus, Counters, Evidence, Findings, Journal, RunDir, RunMeta};
+
+/// Inconclusive programs whose text is kept in the journal; the rest is only counted.
+const VOIDS_MAX: u32 = 200;
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Keeper {
+    run: RunDir,
+    journal: Journal,
+    findings: Findings,
+    corpus: Corpus,
+    profile: Option<Profile>,
+    kernel: serde_json::Value,
+    known: Arc<oracles::known::Known>,
+    /// Counts as last written.
+    counts: BTreeMap<String, u32>,
+    /// Totals of the run before this call.
+    base: Counters,
+    voids: u32,
+    vm_restarts: u64,
+}
+
+impl Keeper {
+    /// Opens everything of a run this process owns.
+    pub fn open(
+        run: RunDir,
+        meta: &RunMeta,
+        corpus: &Path,
+        kernel: serde_json::Value,
+        known: Arc<oracles::known::Known>,
+    ) -> store::Result<Keeper> {
+        let mut journal = run.journal()?;
+        journal.begin(meta)?;
+        let base = journal.last_counters()?.unwrap_or_default();
+        Ok(Keeper {
+            findings: run.findings()?,
+            corpus: Corpus::open(corpus)?,
+            run,
+            journal,
+            profile: None,
+            kernel,
+            known,
+            counts: BTreeMap::new(),
+            base,
+            voids: 0,
+            vm_restarts: 0,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.run.path
+    }
+
+    /// Programs of the corpus folder, in id order.
+    pub fn programs(&self) -> Vec<Program> {
+        self.corpus.programs().map(|(_, program)| program).collect()
+    }
+
+    /// The engine as last kept.
+    pub fn last_checkpoint(&self) -> store::Result<Option<Vec<u8>>> {
+        self.journal.checkpoint()
+    }
+
+    /// Findings the run has already. Those never replayed wait for it again.
+    pub fn suspects(&self) -> Vec<Suspect> {
+        let revive = |(slug, finding): (&str, &Finding)| {
+            let program = Findings::read_program(&self.findings.folder(slug)).ok()?;
+            let open = finding.state == FindingState::Unconfirmed && finding.reproduced.1 == 0;
+            Some(Suspect {
+                id: slug.to_owned(),
+                program,
+                count: finding.count,
+                reproduced: finding.reproduced,
+                confirm: if open { Confirm::Waiting } else { Confirm::Over },
+                sighting: Sighting {
+                    signature: finding.signature.clone(),
+                    title: finding.title.clone(),
+                    source: finding.source,
+                    known: finding.known.clone(),
+                    violation: finding.violation.clone(),
+                    observation: None,
+                    console: Vec::new(),
+                },
+            })
+        };
+        self.findings.iter().filter_map(revive).collect()
+    }
+
+    pub fn profile(&mut self, profile: &Profile) -> store::Result<()> {
+        let text = serde_json::to_string(profile).unwrap_or_default();
+        self.profile = Some(profile.clone());
+        self.journal.set_note("profile", &text)
+    }
+
+    pub fn program(&mut self, program: &Program) -> store::Result<()> {
+        self.corpus.add(program).map(|_| ())
+    }
+
+    pub fn vm(&mut self, slot: usize, what: &str, detail: &str) -> store::Result<()> {
+        self.vm_restarts += u64::from(what == "booted");
+        self.event(&format!("vm-{what}"), &json!({ "slot": slot, "detail": detail }))
+    }
+
+    pub fn canary(&mut self, name: &str, ended: &str) -> store::Result<()> {
+        self.event("canary", &json!({ "class": name, "ended": ended }))
+    }
+
+    pub fn inconclusive(&mut self, program: &Program, why: &str) -> store::Result<()> {
+        self.voids += 1;
+        if self.voids > VOIDS_MAX {
+            return Ok(());
+        }
+        let body = json!({ "why": why, "program": case::text::print(program) });
+        self.event("inconclusive", &body)
+    }
+
+    fn event(&mut self, kind: &str, body: &serde_json::Value) -> store::Result<()> {
+        self.journal.event(kind, body).map(|_| ())
+    }
+
+    /// Saves a suspect, or what its replay changed; gives its id.
+    pub fn finding(&mut self, suspect: &Suspect, kernel: &str, seed: u64) -> store::Result<String> {
+        let Suspect { sighting, program, count, reproduced, .. } = suspect;
+        let compared = render::compared(program, sighting, self.profile.as_ref(), &self.known);
+        let mut finding = triage::finding(sighting, kernel, seed, &suspect.id, *reproduced, *count);
+        if suspect.id.is_empty() {
+            let evidence = Evidence {
+                program,
+                compared: &compared,
+                console: &sighting.console,
+                kernel: &json!({ "kernel": self.kernel, "profile": self.profile }),
+            };
+            let slug = self.findings.record(&finding, evidence)?.slug;
+            finding.replay = format!("hgm repro {slug}");
+            self.findings.update(&slug, |kept| kept.replay.clone_from(&finding.replay))?;
+            self.journal.index_finding(&slug, &finding)?;
+            self.counts.insert(slug.clone(), *count);
+            let kind = if sighting.known.is_some() { "known" } else { "finding" };
+            self.event(kind, &json!({ "id": slug, "signature": sighting.signature }))?;
+            return Ok(slug);
+        }
+        let slug = &suspect.id;
+        if sighting.observation.is_some() || !sighting.console.is_empty() {
+            self.findings.replace_program(slug, program, &compared)?;
+        }
+        self.findings.update(slug, |kept| kept.clone_from(&finding))?;
+        self.journal.index_finding(slug, &finding)?;
+        let (k, n) = *reproduced;
+        self.event("replayed", &json!({ "id": slug, "shown": k, "tried": n }))?;
+        Ok(slug.clone())
+    }
+
+    /// Writes a count that has risen.
+    pub fn recount(&mut self, suspect: &Suspect) -> store::Result<()> {
+        if self.counts.get(&suspect.id) == Some(&suspect.count) {
+            return Ok(());
+        }
+        self.findings.update(&suspect.id, |kept| kept.count = suspect.count)?;
+        if let Some(finding) = self.findings.get(&suspect.id).cloned() {
+            self.journal.index_finding(&suspect.id, &finding)?;
+        }
+        self.counts.insert(suspect.id.clone(), suspect.count);
+        Ok(())
+    }
+
+    pub fn checkpoint(&mut self, programs: u64, bytes: &[u8]) -> store::Result<()> {
+        self.journal.save_checkpoint(self.base.programs + programs, bytes)
+    }
+
+    pub fn figures(&mut self, figures: &Figures) -> store::Result<()> {
+        let base = self.base;
+        self.journal.count(&Counters {
+            elapsed_ms: base.elapsed_ms + figures.elapsed.as_millis() as u64,
+            programs: base.programs + figures.programs,
+            ops: base.ops + figures.ops,
+            states: figures.states as u64,
+            corpus: figures.corpus as u64,
+            findings: figures.findings as u64,
+            inconclusive: base.inconclusive + figures.inconclusive,
+            vm_restarts: base.vm_restarts + self.vm_restarts,
+            canaries_planted: base.canaries_planted + u64::from(figures.canaries.1),
+            canaries_found: base.canaries_found + u64::from(figures.canaries.0),
+        })
+    }
+
+    /// Closes the run's books.
+    pub fn finish(&mut self, summary: &Summary) -> store::Result<()> {
+        let text = serde_json::to_string(summary).unwrap_or_default();
+        self.journal.set_note("summary", &text)?;
+        self.event("end", &json!({ "programs": summary.programs }))
+    }
+
+    /// The folder of one finding.
+    pub fn folder(&self, id: &str) -> PathBuf {
+        self.findings.folder(id)
+    }
+}

@@ -1,0 +1,88 @@
+//! The result of a campaign in figures: the JSON object of `hgm fuzz --json` and its words. Its
+//! field names are a contract with those who read it.
+
+use case::FindingState;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// One signature in the summary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingFigures {
+    pub count: u32,
+    pub state: FindingState,
+    /// Shown, tried.
+    pub reproduced: (u32, u32),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryFigures {
+    pub planted: u32,
+    pub found: u32,
+}
+
+/// See the module's head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Run folder.
+    pub run: String,
+    pub kernel: String,
+    /// Family of rules that judged.
+    pub profile: String,
+    pub seconds: f64,
+    pub programs: u64,
+    pub ops: u64,
+    pub programs_per_s: f64,
+    /// Distinct mapping states reached.
+    pub states: usize,
+    pub findings: BTreeMap<String, FindingFigures>,
+    pub inconclusive: u64,
+    pub canaries: CanaryFigures,
+    /// From start to the first result; `None` if there was none.
+    pub seconds_to_first_program: Option<f64>,
+    /// Share of the wall time of all VMs in which guests ran programs.
+    pub exec_share: f64,
+    pub judge_us_per_program: f64,
+    /// Median time from start of QEMU to a guest that answers.
+    pub vm_ready_ms: u64,
+    /// Largest resident memory of one QEMU seen.
+    pub vm_rss_kib: u64,
+}
+
+impl Summary {
+    /// Findings that are not known: confirmed, and not yet confirmed.
+    pub fn new_findings(&self) -> (usize, usize) {
+        let of = |state| self.findings.values().filter(|f| f.state == state).count();
+        (of(FindingState::Confirmed), of(FindingState::Unconfirmed))
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let (confirmed, unconfirmed) = self.new_findings();
+        let known = self.findings.len() - confirmed - unconfirmed;
+        let mut out = format!(
+            "{} programs, {} ops in {:.0} s ({:.1} programs/s), {} distinct mapping states\n\
+             findings: {confirmed} confirmed, {unconfirmed} unconfirmed, {known} known\n\
+             inconclusive: {}; canaries found: {} of {}\n",
+            self.programs,
+            self.ops,
+            self.seconds,
+            self.programs_per_s,
+            self.states,
+            self.inconclusive,
+            self.canaries.found,
+            self.canaries.planted,
+        );
+        for (signature, f) in &self.findings {
+            let state = match f.state {
+                FindingState::Confirmed => "confirmed",
+                FindingState::Unconfirmed => "unconfirmed",
+                FindingState::Known => "known",
+            };
+            let (k, n) = f.reproduced;
+            let _ = writeln!(out, "  {state:<11} {k} of {n}  seen {:>5}  {signature}", f.count);
+        }
+        let _ = writeln!(out, "run: {}", self.run);
+        out
+    }
+}

@@ -1,0 +1,108 @@
+//! `hgm repro ID|FILE`: the program again and again, each time in a fresh child; says k of n.
+
+use crate::cli::ReproArgs;
+use crate::commands::run::read_program;
+use crate::context::Context;
+use crate::exit::{Exit, ExpectedError};
+use crate::guest;
+use crate::pool::{Event, Order, Pool, Replay, Replayed};
+use crate::signals::Signals;
+use crate::term::{Tone, clean_str};
+use case::{Finding, Program};
+use std::path::Path;
+use std::time::Duration;
+use store::{Findings, Runs};
+
+/// Boots that fail in a row until there is no use in trying.
+const BOOTS_MAX: u32 = 3;
+
+pub fn run(args: &ReproArgs, ctx: &Context) -> anyhow::Result<Exit> {
+    let signals = Signals::watch()?;
+    let (program, finding) = target(args, ctx)?;
+    let kernel = guest::kernel(ctx, finding.as_ref().map(|f| f.kernel.as_str()))?;
+    let dir = tempfile::Builder::new().prefix("hgm-repro-").tempdir()?;
+    let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
+    let signature = finding.as_ref().map(|f| f.signature.clone());
+    let replay = Replay { key: 0, program, signature, times: args.times };
+    let pool = Pool::start(&spec, 1)?;
+    pool.order(0, Order::Replay(replay));
+    let ended = wait(&pool, ctx, &signals);
+    pool.close(Duration::from_secs(5));
+    let Some(replayed) = ended? else {
+        return Ok(if signals.code() == Some(143) { Exit::Terminated } else { Exit::Interrupted });
+    };
+    report(&replayed, &kernel.id, ctx)
+}
+
+/// What is to be replayed: a finding's folder, a program file, or a finding's name in any run.
+fn target(args: &ReproArgs, ctx: &Context) -> Result<(Program, Option<Finding>), ExpectedError> {
+    let path = Path::new(&args.target);
+    if path.is_dir() {
+        return Ok((Findings::read_program(path)?, Some(Findings::read(path)?)));
+    }
+    if path.is_file() || args.target == "-" {
+        return Ok((read_program(path)?, None));
+    }
+    let (_, folder) = Runs::of(&ctx.home).find_finding(&args.target)?;
+    Ok((Findings::read_program(&folder)?, Some(Findings::read(&folder)?)))
+}
+
+fn wait(pool: &Pool, ctx: &Context, signals: &Signals) -> Result<Option<Replayed>, ExpectedError> {
+    loop {
+        if signals.count() > 0 {
+            return Ok(None);
+        }
+        match pool.events.recv_timeout(Duration::from_millis(100)) {
+            Ok(Event::Replayed(replayed)) => return Ok(Some(*replayed)),
+            Ok(Event::BootFailed { why, failures, .. }) if failures >= BOOTS_MAX => {
+                return Err(
+                    ExpectedError::infrastructure("no VM boots", "try hgm doctor").cause(why)
+                );
+            }
+            Ok(Event::BootFailed { why, .. }) => {
+                ctx.term.warn(&clean_str(&format!("boot failed: {why}")), "trying again");
+            }
+            Ok(_) | Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
+}
+
+fn report(replayed: &Replayed, kernel: &str, ctx: &Context) -> anyhow::Result<Exit> {
+    let Replayed { shown, tried, replay, evidence, others, void, .. } = replayed;
+    let exit = match (shown, tried) {
+        (0, 0) => Exit::Inconclusive,
+        (0, _) => Exit::Clean,
+        _ => Exit::Finding,
+    };
+    let signature = replay.signature.clone().or(evidence.as_ref().map(|e| e.signature.clone()));
+    if ctx.json {
+        ctx.term.json(&serde_json::json!({
+            "kernel": kernel,
+            "signature": signature,
+            "shown": shown,
+            "tried": tried,
+            "asked": replay.times,
+            "others": others,
+            "inconclusive": void,
+        }));
+        return Ok(exit);
+    }
+    let tone = if *shown > 0 { Tone::Bad } else { Tone::Good };
+    let what = signature.as_deref().map(|s| format!("  {s}")).unwrap_or_default();
+    let count = ctx.term.paint(tone, &format!("{shown} of {tried}"));
+    ctx.term.line(&format!("shown {count}{}", clean_str(&what)));
+    if let Some(violation) = evidence.as_ref().and_then(|e| e.violation.as_ref()) {
+        ctx.term.out(&clean_str(&format!(
+            "  line {} ({})\n  expected  {}\n  observed  {}\n",
+            violation.line, violation.op, violation.expected, violation.observed
+        )));
+    }
+    for other in others {
+        ctx.term.line(&clean_str(&format!("  also showed: {other}")));
+    }
+    if let Some(why) = void {
+        ctx.term.line(&clean_str(&format!("  some replays said nothing: {why}")));
+    }
+    Ok(exit)
+}

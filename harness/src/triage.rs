@@ -1,0 +1,223 @@
+//! What a run amounts to: sightings of faults out of judged observations, console reports and
+//! deaths, and the rule that a sighting counts only after it showed again. Pure but for the clock
+//! that times the judge; boots nothing, saves nothing.
+
+use case::link::RunOutcome;
+use case::{Finding, FindingState, Observation, Profile, Program, Source, Verdict, Violation};
+use oracles::console::{Class, Report as ConsoleReport};
+use oracles::known::Known;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// Console bytes kept with a sighting.
+pub const EXCERPT_BYTES: usize = 128 << 10;
+
+/// A fault seen once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sighting {
+    pub signature: String,
+    pub title: String,
+    pub source: Source,
+    /// Id in known.toml, if the kernel's deviation is listed there.
+    pub known: Option<String>,
+    pub violation: Option<Violation>,
+    pub observation: Option<Observation>,
+    pub console: Vec<u8>,
+}
+
+/// Everything a finished program gave, judged.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    pub sightings: Vec<Sighting>,
+    /// Mapping states reached, for the feedback.
+    pub states: BTreeSet<u64>,
+    /// Ops that ran.
+    pub ops: u32,
+    /// Why nothing can be said, if so.
+    pub inconclusive: Option<String>,
+    pub judge_nanos: u64,
+    /// Guest time from first op to end of teardown.
+    pub guest_nanos: u64,
+}
+
+impl Judged {
+    fn void(why: String) -> Judged {
+        Judged { inconclusive: Some(why), ..Judged::default() }
+    }
+    /// True if something showed that is not listed as known.
+    pub fn has_news(&self) -> bool {
+        self.sightings.iter().any(|s| s.known.is_none())
+    }
+}
+
+fn of_violation(violation: Violation, known: Option<String>, seen: &Observation) -> Sighting {
+    Sighting {
+        signature: violation.signature(),
+        title: format!("{} at {}: {}", violation.rule, violation.op, violation.class),
+        source: Source::Oracle,
+        known,
+        violation: Some(violation),
+        observation: Some(seen.clone()),
+        console: Vec::new(),
+    }
+}
+
+/// Judges what the guest sent for one program.
+pub fn judge(program: &Program, outcome: RunOutcome, profile: &Profile, known: &Known) -> Judged {
+    let seen = match outcome {
+        RunOutcome::Finished(seen) => seen,
+        RunOutcome::WorkerDied { signal, line } => {
+            return Judged::void(format!("the child died of signal {signal} at line {line}"));
+        }
+        RunOutcome::WorkerHung { line } => {
+            return Judged::void(format!("the child hung at line {line} and was killed"));
+        }
+        RunOutcome::Refused(why) => return Judged::void(format!("the agent refused it: {why}")),
+    };
+    let start = Instant::now();
+    let report = oracles::judge::judge(program, &seen, profile, known);
+    let judge_nanos = start.elapsed().as_nanos() as u64;
+    let mut judged = Judged {
+        states: report.states,
+        ops: report.ops,
+        judge_nanos,
+        guest_nanos: seen.nanos,
+        ..Judged::default()
+    };
+    for (violation, id) in report.known {
+        judged.sightings.push(of_violation(violation, Some(id), &seen));
+    }
+    match report.verdict {
+        Verdict::Pass => {}
+        Verdict::Inconclusive(why) => judged.inconclusive = Some(why),
+        Verdict::Violation(violation) => {
+            judged.sightings.push(of_violation(violation, None, &seen));
+        }
+    }
+    judged
+}
+
+/// A console report as a sighting.
+pub fn of_console(report: &ConsoleReport, console: &[u8]) -> Sighting {
+    Sighting {
+        signature: report.signature.clone(),
+        title: report.title.clone(),
+        source: Source::Console,
+        known: None,
+        violation: None,
+        observation: None,
+        console: excerpt(console),
+    }
+}
+
+/// The id of the listed deviation a console report or hang is an instance of.
+pub fn known_console(sighting: &Sighting, profile: &Profile, known: &Known) -> Option<String> {
+    let mut parts = sighting.signature.splitn(3, '/').map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    // The list speaks of `a/b/c`; rule, op and class of an oracle's violation, parts of a title's.
+    let as_listed = Violation {
+        rule: part(),
+        op: part(),
+        class: part(),
+        line: 0,
+        expected: String::new(),
+        observed: String::new(),
+    };
+    known.find(profile.family(), &as_listed).map(|deviation| deviation.id.clone())
+}
+
+/// What killed a guest, told from what the console says and how the link ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cause {
+    /// The kernel: a report, or silence.
+    Guest(Box<Sighting>),
+    /// QEMU, the link, or our own agent: nobody's fault but ours.
+    Host(String),
+}
+
+/// Names the cause of a death. `silent` = nothing was heard for longer than any op may take.
+pub fn cause_of_death(reports: &[ConsoleReport], console: &[u8], silent: bool, how: &str) -> Cause {
+    let kernel = reports.iter().find(|r| !is_our_init(r));
+    if let Some(report) = kernel {
+        return Cause::Guest(Box::new(of_console(report, console)));
+    }
+    if let Some(report) = reports.first() {
+        return Cause::Host(format!("the agent ended: {}", report.title));
+    }
+    if silent {
+        return Cause::Guest(Box::new(Sighting {
+            signature: "hang/guest/silent".into(),
+            title: "guest stopped answering and printed nothing".into(),
+            source: Source::Hang,
+            known: None,
+            violation: None,
+            observation: None,
+            console: excerpt(console),
+        }));
+    }
+    Cause::Host(how.to_owned())
+}
+
+/// The panic a kernel ends in when its init, our agent, exits: no fault of the kernel.
+fn is_our_init(report: &ConsoleReport) -> bool {
+    report.class == Class::Panic && report.title.contains("kill init")
+}
+
+fn excerpt(console: &[u8]) -> Vec<u8> {
+    console[console.len().saturating_sub(EXCERPT_BYTES)..].to_vec()
+}
+
+/// The data of finding.json for a sighting; `reproduced` = (shown, tried), (0, 0) before triage.
+pub fn finding(
+    sighting: &Sighting,
+    kernel: &str,
+    seed: u64,
+    id: &str,
+    reproduced: (u32, u32),
+    count: u32,
+) -> Finding {
+    let state = match (&sighting.known, reproduced.0) {
+        (Some(_), _) => FindingState::Known,
+        (None, 0) => FindingState::Unconfirmed,
+        (None, _) => FindingState::Confirmed,
+    };
+    Finding {
+        signature: sighting.signature.clone(),
+        title: sighting.title.clone(),
+        source: sighting.source,
+        state,
+        known: sighting.known.clone(),
+        kernel: kernel.to_owned(),
+        seed,
+        reproduced,
+        count,
+        violation: sighting.violation.clone(),
+        replay: format!("hgm repro {id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WARN: &[u8] = b"[    5.1] ------------[ cut here ]------------\n\
+        [    5.1] WARNING: CPU: 0 PID: 77 at mm/hugetlb.c:5000 hugetlb_fault+0x1/0x2\n\
+        [    5.1] RIP: 0010:hugetlb_fault+0x1/0x2\n\
+        [    5.1] ---[ end trace 0000000000000000 ]---\n";
+    const INIT: &[u8] = b"[    5.1] Kernel panic - not syncing: Attempted to kill init! \
+        exitcode=0x00000100\n";
+
+    fn cause(console: &[u8], silent: bool) -> Cause {
+        cause_of_death(&oracles::console::scan(console), console, silent, "exit status 0")
+    }
+
+    #[test]
+    fn the_kernel_is_blamed_only_for_what_the_kernel_did() {
+        assert!(matches!(cause(WARN, false), Cause::Guest(s) if s.source == Source::Console));
+        assert!(matches!(cause(b"", true), Cause::Guest(s) if s.source == Source::Hang));
+        assert!(matches!(cause(b"", false), Cause::Host(_)));
+        assert!(matches!(cause(INIT, false), Cause::Host(_)));
+        let both = [WARN, INIT].concat();
+        assert!(matches!(cause(&both, false), Cause::Guest(s) if s.signature.contains("hugetlb")));
+    }
+}
