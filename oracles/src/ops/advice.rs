@@ -1,7 +1,162 @@
-//! (being written)
-use crate::step::{Cx, Out};
-use crate::world::World;
+//! madvise: the walk over mappings and the flag advice; [`discard`] holds what drops or fills
+//! pages, [`collapse`] MADV_COLLAPSE, [`poison`] memory failure.
 
-pub fn step(_w: &mut World, _cx: &Cx<'_>) -> Out {
-    Ok(())
+mod collapse;
+mod discard;
+mod poison;
+
+use crate::mutants::Mutant;
+use crate::ops::mapping::{cuts_huge, unshare};
+use crate::rules::*;
+use crate::step::{Cx, Out, Want};
+use crate::world::{Backing, Vma, VmaFlags, World};
+use case::limits::PAGE;
+use case::{Advice, Family, Op};
+
+const EPERM: i32 = 1;
+const EIO: i32 = 5;
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EACCES: i32 = 13;
+const EFAULT: i32 = 14;
+const EBUSY: i32 = 16;
+const EINVAL: i32 = 22;
+const EHWPOISON: i32 = 133;
+
+/// How advice on one mapping ended.
+enum Step {
+    Done,
+    /// Stops the walk; exactly this errno.
+    Fails(RuleRef, i32),
+    /// Waits for a userfault or for an event to be read.
+    Blocks,
+}
+
+/// The part of a mapping that the call covers.
+struct Part {
+    vma: Vma,
+    start: u64,
+    end: u64,
+}
+
+pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
+    let Op::Madvise { at, len, advice } = cx.op else { return Ok(()) };
+    let start = at.addr();
+    match known(w, *advice) {
+        Some(false) => return cx.errno(H090, EINVAL),
+        None => {
+            w.blur("advice of a kernel generation without rules");
+            return Ok(());
+        }
+        Some(true) => {}
+    }
+    if !start.is_multiple_of(PAGE) {
+        return cx.errno(H090, EINVAL);
+    }
+    if len.0 == 0 {
+        return cx.only(H090, Want::Ok(0));
+    }
+    match advice {
+        Advice::HwPoison => return poison::hard(w, cx, start, start + len.0),
+        Advice::SoftOffline => return poison::soft(w, cx, start, start + len.0),
+        _ => {}
+    }
+    let end = start + len.0.next_multiple_of(PAGE);
+    if *advice == Advice::Collapse {
+        return collapse::collapse(w, cx, start, end);
+    }
+    walk(w, cx, start, end, *advice)
+}
+
+/// Whether the kernel knows the advice; `None` for what the rules do not cover.
+fn known(w: &World, advice: Advice) -> Option<bool> {
+    match advice {
+        Advice::Unknown => Some(false),
+        Advice::Split if w.profile.madv_split => None,
+        Advice::Split => Some(false),
+        Advice::Collapse => Some(w.profile.collapse),
+        Advice::HugePage | Advice::NoHugePage => Some(w.profile.thp),
+        _ => Some(true),
+    }
+}
+
+/// The mappings of a range one after the other; holes make the call fail at its end.
+fn walk(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, advice: Advice) -> Out {
+    let fills = matches!(advice, Advice::PopulateRead | Advice::PopulateWrite);
+    let mut pos = start;
+    let mut hole = false;
+    for vma in w.vmas_in(cx.proc, start, end) {
+        hole |= vma.start > pos;
+        if hole && fills && w.family != Family::U61 {
+            break;
+        }
+        let part = Part { start: vma.start.max(start), end: vma.end.min(end), vma };
+        pos = part.end;
+        match one(w, cx, &part, advice)? {
+            Step::Done => {}
+            Step::Fails(rule, errno) => return cx.errno(rule, errno),
+            Step::Blocks => {
+                cx.only(F_WAIT, Want::Blocks)?;
+                w.blur("madvise waited for a userfault or its event");
+                return Ok(());
+            }
+        }
+    }
+    hole |= pos < end;
+    if hole && !w.mutated(Mutant::MadviseIgnoresHoles) {
+        return cx.errno(H090, ENOMEM);
+    }
+    cx.only(H090, Want::Ok(0))
+}
+
+fn one(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Out<Step> {
+    match advice {
+        Advice::DontNeed | Advice::DontNeedLocked => discard::dontneed(w, cx, part, advice),
+        Advice::Free => Ok(discard::free(w, cx, part)),
+        Advice::Remove => discard::remove(w, cx, part),
+        Advice::PopulateRead | Advice::PopulateWrite => discard::populate(w, cx, part, advice),
+        Advice::Cold | Advice::PageOut => Ok(discard::cold(part)),
+        Advice::WillNeed => Ok(Step::Done),
+        _ => Ok(flags(w, cx, part, advice)),
+    }
+}
+
+/// Advice that only changes flags.
+fn flags(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Step {
+    let anonymous = part.vma.backing == Backing::Anon;
+    if advice == Advice::WipeOnFork && !anonymous && !w.mutated(Mutant::WipeOnForkFileOk) {
+        return Step::Fails(A027, EINVAL);
+    }
+    let new = with_advice(&part.vma, advice);
+    if new == part.vma.flags {
+        return Step::Done;
+    }
+    if cuts_huge(w, cx.proc, part.start) || cuts_huge(w, cx.proc, part.end) {
+        return Step::Fails(H091, EINVAL);
+    }
+    unshare(w, cx.proc, part.start, part.end);
+    w.change_vmas(cx.proc, part.start, part.end, |vma| vma.flags = new);
+    Step::Done
+}
+
+fn with_advice(vma: &Vma, advice: Advice) -> VmaFlags {
+    let mut f = vma.flags;
+    match advice {
+        Advice::Normal => (f.rand, f.seq) = (false, false),
+        Advice::Sequential => (f.rand, f.seq) = (false, true),
+        Advice::Random => (f.rand, f.seq) = (true, false),
+        Advice::DontFork => f.dontfork = true,
+        Advice::DoFork => f.dontfork = false,
+        Advice::WipeOnFork => f.wipeonfork = true,
+        Advice::KeepOnFork => f.wipeonfork = false,
+        Advice::DontDump => f.dontdump = true,
+        Advice::DoDump => f.dontdump = false,
+        // KSM ignores shared and huge mappings (H-092).
+        Advice::Mergeable if vma.is_private() && !vma.is_hugetlb() => f.mergeable = true,
+        Advice::Unmergeable => f.mergeable = false,
+        Advice::HugePage => (f.hugepage, f.nohugepage) = (true, false),
+        Advice::NoHugePage => (f.hugepage, f.nohugepage) = (false, true),
+        _ => {}
+    }
+    f
 }

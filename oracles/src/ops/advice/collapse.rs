@@ -1,0 +1,275 @@
+//! MADV_COLLAPSE: which blocks must, may or cannot become huge, and what that leaves behind.
+
+use super::{EAGAIN, EBUSY, EINVAL, ENOMEM, Part};
+use crate::mutants::Mutant;
+use crate::ops::file::{space, zap};
+use crate::rules::*;
+use crate::step::{Cx, Out, Want};
+use crate::world::{Backing, Entry, FileKey, Slot, Vma, World};
+use case::limits::PAGE;
+use case::{Family, UffdModes};
+
+const BLOCK: u64 = 2 << 20;
+
+/// What may become of one 2 MiB block.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chance {
+    works: bool,
+    /// errnos of a refusal that is not of a passing kind.
+    invalid: bool,
+    busy: bool,
+    again: bool,
+}
+
+const MUST_WORK: Chance = Chance { works: true, invalid: false, busy: false, again: false };
+const INVALID: Chance = Chance { works: false, invalid: true, busy: false, again: false };
+
+pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
+    let mut pos = start;
+    let mut hole = false;
+    for vma in w.vmas_in(cx.proc, start, end) {
+        hole |= vma.start > pos;
+        let part = Part { start: vma.start.max(start), end: vma.end.min(end), vma };
+        pos = part.end;
+        if part.vma.is_hugetlb() && w.mutated(Mutant::CollapseHugetlbOk) {
+            continue;
+        }
+        if !eligible(w, &part.vma) {
+            return cx.errno(A001, EINVAL);
+        }
+        let failed = in_part(w, cx, &part)?;
+        if failed {
+            return Ok(());
+        }
+    }
+    hole |= pos < end;
+    if hole {
+        return cx.errno(H090, ENOMEM);
+    }
+    cx.only(H090, Want::Ok(0))
+}
+
+/// hugepage_vma_check for a call that does not ask sysfs.
+fn eligible(w: &World, vma: &Vma) -> bool {
+    if vma.flags.nohugepage || vma.is_hugetlb() {
+        return false;
+    }
+    let last = vma.end.saturating_sub(BLOCK);
+    let fits = last - last % BLOCK >= vma.start && vma.end - vma.start >= BLOCK;
+    match vma.backing {
+        Backing::Anon => fits,
+        Backing::File { off, .. } => {
+            let congruent = vma.start % BLOCK == off % BLOCK;
+            fits && congruent && w.thp_shmem != 4
+        }
+    }
+}
+
+/// The blocks of one mapping. True if the call ended there with an errno that was allowed.
+fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part) -> Out<bool> {
+    let (first, last) = (part.start.next_multiple_of(BLOCK), part.end - part.end % BLOCK);
+    if first >= last {
+        // No whole block: 0 if start and end meet in one boundary, EINVAL inside a block, and
+        // the manual is silent.
+        return if cx.ok() {
+            Ok(false)
+        } else {
+            cx.pick(A003, &[Want::Ok(0), Want::Err(EINVAL)]).map(|_| true)
+        };
+    }
+    let mut total = Chance { works: true, ..Chance::default() };
+    let blocks = (first..last).step_by(BLOCK as usize);
+    for at in blocks.clone() {
+        let chance = chance(w, cx, &part.vma, at);
+        total.works &= chance.works;
+        total.invalid |= chance.invalid;
+        total.busy |= chance.busy;
+        total.again |= chance.again;
+    }
+    if total.works && cx.ok() {
+        for at in blocks {
+            made_huge(w, cx, &part.vma, at);
+        }
+        return Ok(false);
+    }
+    let mut wants = Vec::new();
+    if total.works {
+        wants.push(Want::Ok(0));
+    }
+    let pairs = [(total.invalid, EINVAL), (total.busy, EBUSY)];
+    wants.extend(pairs.into_iter().filter(|(on, _)| *on).map(|(_, errno)| Want::Err(errno)));
+    wants.extend([Want::Err(EAGAIN), Want::Err(ENOMEM)]);
+    let armed = part.vma.armed(UffdModes::MISSING);
+    cx.pick(if armed { A006 } else { A003 }, &wants)?;
+    for at in blocks {
+        maybe_huge(w, cx, &part.vma, at);
+    }
+    Ok(true)
+}
+
+fn chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
+    match vma.backing {
+        Backing::Anon => anon_chance(w, cx, vma, at),
+        Backing::File { key, off } => {
+            file_chance(w, cx, vma, key, (off + (at - vma.start)) / PAGE, at)
+        }
+    }
+}
+
+/// Entries of the block, page by page.
+fn entries(w: &World, cx: &Cx<'_>, at: u64) -> Vec<Option<Entry>> {
+    let pages = (at..at + BLOCK).step_by(PAGE as usize);
+    pages.map(|page| w.entry(cx.proc, page)).collect()
+}
+
+fn pinned(w: &World, body: usize) -> bool {
+    w.pins.values().any(|pages| pages.contains(&body))
+}
+
+fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
+    let all = entries(w, cx, at);
+    let count = |f: &dyn Fn(Slot) -> bool| all.iter().flatten().filter(|e| f(e.slot)).count();
+    let poison = count(&|s| matches!(s, Slot::HwPoison | Slot::UffdPoison | Slot::Marker));
+    if all.iter().flatten().any(|e| e.wp) || poison > 0 {
+        return INVALID;
+    }
+    let pages = count(&|s| matches!(s, Slot::Page(_)));
+    let unsure = count(&|s| s == Slot::Unsure);
+    if pages == 0 || !vma.prot.has(case::Prot::WRITE) {
+        // A block without a writable page; an unsure one has none that was stored to. Pages
+        // that became read-only by mprotect may keep no writable entry either.
+        let mut chance = INVALID;
+        chance.busy = vma.uffd.is_some() && w.family == Family::U612;
+        return chance;
+    }
+    let mut chance = MUST_WORK;
+    let held = all.iter().flatten().any(|e| match e.slot {
+        Slot::Page(body) => pinned(w, body),
+        _ => false,
+    });
+    if held {
+        return Chance { works: false, invalid: false, busy: false, again: true };
+    }
+    if vma.uffd.is_some() && pages < all.len() {
+        // Holes of an armed mapping must stay; an unsure entry may be the page of a huge one.
+        chance.works = pages + unsure == all.len();
+        chance.invalid = true;
+        chance.busy = w.family == Family::U612;
+    }
+    // After fork or mprotect entries may be read-only until the next store.
+    let forked = w.procs.keys().any(|p| p.0 != 0);
+    chance.invalid |= forked || w.mprotected;
+    chance
+}
+
+fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: u64) -> Chance {
+    let cached: Vec<usize> =
+        w.files[key].cache.range(first..first + BLOCK / PAGE).map(|(_, body)| *body).collect();
+    if cached.is_empty() {
+        return INVALID;
+    }
+    if cached.iter().any(|body| w.bodies[*body].poisoned) {
+        return Chance { works: false, invalid: true, busy: true, again: true };
+    }
+    if cached.iter().any(|body| pinned(w, *body)) {
+        return Chance { works: false, invalid: false, busy: false, again: true };
+    }
+    let holes = cached.len() < (BLOCK / PAGE) as usize;
+    let (from, to) = (first * PAGE, first * PAGE + BLOCK);
+    let waits = zap::mappings(w, key, from, to).iter().any(|m| m.vma.armed(UffdModes::MISSING));
+    if holes && waits {
+        return Chance { works: false, invalid: true, busy: true, again: false };
+    }
+    if vma.armed(UffdModes::WP) {
+        return Chance { works: false, invalid: true, busy: true, again: false };
+    }
+    let mut chance = MUST_WORK;
+    let poison = entries(w, cx, at)
+        .iter()
+        .flatten()
+        .any(|e| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison | Slot::Marker));
+    chance.invalid = poison || vma.is_private() || vma.uffd.is_some();
+    chance
+}
+
+/// The block is huge now: every page of it is there, content as before.
+fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
+    if let Backing::File { key, off } = vma.backing {
+        return file_made_huge(w, cx, vma, key, (off + (at - vma.start)) / PAGE, at);
+    }
+    for page in (at..at + BLOCK).step_by(PAGE as usize) {
+        let body = match w.entry(cx.proc, page).map(|e| e.slot) {
+            // Shared with another process: this one has a copy of its own now.
+            Some(Slot::Page(body)) if w.mapcount(body) > 1 => w.copy_body(body),
+            Some(Slot::Page(body)) => body,
+            _ => w.new_body(vma.unit, None),
+        };
+        w.set_entry(cx.proc, page, Some(Entry { slot: Slot::Page(body), wp: false }));
+    }
+}
+
+fn file_made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: u64) {
+    let (from, to) = (first * PAGE, first * PAGE + BLOCK);
+    space::fill_base(w, key, first, first + BLOCK / PAGE);
+    haze_others(w, key, from, to);
+    for (i, page) in (at..at + BLOCK).step_by(PAGE as usize).enumerate() {
+        let Some(body) = w.files[key].cache.get(&(first + i as u64)).copied() else { continue };
+        let own = match w.entry(cx.proc, page).map(|e| e.slot) {
+            Some(Slot::Page(now)) => w.bodies[now].file.is_none(),
+            _ => false,
+        };
+        if !own || !vma.is_private() {
+            w.set_entry(cx.proc, page, Some(Entry { slot: Slot::Page(body), wp: false }));
+        }
+    }
+}
+
+/// Other entries of the file range were taken out to be faulted in again, or not.
+fn haze_others(w: &mut World, key: FileKey, from: u64, to: u64) {
+    for m in zap::mappings(w, key, from, to) {
+        let Some(p) = w.proc(m.proc) else { continue };
+        let found: Vec<(u64, Entry)> =
+            p.entries.range(m.start..m.end).map(|(a, e)| (*a, *e)).collect();
+        for (at, entry) in found {
+            let file_page = match entry.slot {
+                Slot::Page(body) => w.bodies[body].file.is_some(),
+                _ => false,
+            };
+            if file_page && !entry.wp {
+                w.set_entry(m.proc, at, Some(Entry { slot: Slot::Unsure, wp: false }));
+            }
+        }
+    }
+}
+
+/// The call failed somewhere: this block may be huge or not.
+fn maybe_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
+    let chance = chance(w, cx, vma, at);
+    let Backing::File { key, off } = vma.backing else {
+        if chance.works && vma.uffd.is_none() {
+            for page in (at..at + BLOCK).step_by(PAGE as usize) {
+                let open = match w.entry(cx.proc, page).map(|e| e.slot) {
+                    None | Some(Slot::Zero) => true,
+                    Some(_) => false,
+                };
+                if open {
+                    let unsure = Entry { slot: Slot::Unsure, wp: false };
+                    w.set_entry(cx.proc, page, Some(unsure));
+                }
+            }
+        }
+        return;
+    };
+    let from = off + (at - vma.start);
+    let first = from / PAGE;
+    let cached = w.files[key].cache.range(first..first + BLOCK / PAGE).count();
+    let full = cached == (BLOCK / PAGE) as usize;
+    if cached == 0 {
+        return;
+    }
+    if !full && chance.works {
+        w.blur("a failed collapse may have filled holes of the file");
+        return;
+    }
+    haze_others(w, key, from, from + BLOCK);
+}

@@ -1,0 +1,224 @@
+//! MADV_HWPOISON and MADV_SOFT_OFFLINE: page after page is read in and taken.
+
+use super::{EBUSY, EFAULT, EHWPOISON, EINVAL, EIO, ENOMEM};
+use crate::mutants::Mutant;
+use crate::rules::*;
+use crate::step::{Cx, Out, Want, signal_text};
+use crate::touch::{Access, Touch, touch};
+use crate::world::{BodyId, Entry, Slot, Vma, World};
+use case::limits::PAGE;
+use case::observation::Spot;
+use case::{Family, Place, ProcId};
+
+const THP: u64 = 2 << 20;
+
+/// What the walk met at one address.
+enum Met {
+    Page(BodyId, Vma),
+    Zero(Vma),
+    /// Not readable: the walk ends with EFAULT.
+    Bad,
+    Blocks,
+}
+
+/// Reads the page at an address in, as the injection does.
+fn meet(w: &mut World, cx: &Cx<'_>, at: u64) -> Out<Met> {
+    match touch(w, cx, cx.proc, at, Access::Read)? {
+        Touch::Fault { .. } => return Ok(Met::Bad),
+        Touch::Blocks => return Ok(Met::Blocks),
+        Touch::Done => {}
+    }
+    let Some(vma) = w.vma_at(cx.proc, at).cloned() else { return Ok(Met::Bad) };
+    let entry = w.entry(cx.proc, vma.unit_addr(at));
+    Ok(match entry.map(|e| e.slot) {
+        Some(Slot::Page(body)) => Met::Page(body, vma),
+        _ => Met::Zero(vma),
+    })
+}
+
+/// Could a transparent huge page lie at this address? Then the walk skips the rest of it.
+fn may_be_thp(w: &World, vma: &Vma, at: u64) -> bool {
+    let block = at - at % THP;
+    let fits = block >= vma.start && block + THP <= vma.end;
+    fits && !vma.is_hugetlb() && w.profile.thp
+}
+
+/// End of the walk at a page that cannot be read, or that waits.
+fn stop(w: &mut World, cx: &Cx<'_>, met: &Met) -> Out {
+    if matches!(met, Met::Blocks) {
+        cx.only(F_WAIT, Want::Blocks)?;
+        w.blur("memory failure waited for a userfault");
+        return Ok(());
+    }
+    cx.errno(A090, EFAULT)
+}
+
+/// MADV_HWPOISON of [start, end).
+pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
+    if !w.profile.unpoison && cx.obs.status == case::observation::Status::Err(EINVAL as u16) {
+        return cx.errno(H090, EINVAL);
+    }
+    let mut at = start;
+    let mut hit: Vec<(u64, u8)> = Vec::new();
+    while at < end {
+        let met = meet(w, cx, at)?;
+        let (body, vma) = match met {
+            Met::Page(body, vma) => (body, vma),
+            Met::Zero(vma) => return zero_page(w, cx, &vma, at, end),
+            Met::Bad | Met::Blocks => {
+                stop(w, cx, &met)?;
+                return told(w, cx, &hit);
+            }
+        };
+        let held = w.pins.values().any(|pages| pages.contains(&body));
+        let shift = vma.unit_bytes().trailing_zeros() as u8;
+        hit.push((at, shift));
+        let thp = may_be_thp(w, &vma, at);
+        let fails = refusals(w, &vma, body, held, thp);
+        if !fails.is_empty() && !cx.ok() {
+            cx.pick(A091, &fails)?;
+            poison(w, body, &vma);
+            if !held && thp {
+                // A huge page that would not split: unmapped or still readable.
+                w.blur("memory failure of a huge page that may not have been split");
+            }
+            return told(w, cx, &hit);
+        }
+        if held && at + vma.unit_bytes() >= end {
+            return cx.pick(A091, &fails).map(|_| ());
+        }
+        poison(w, body, &vma);
+        at += vma.unit_bytes();
+        if at < end && thp {
+            cx.pick(A091, &[Want::OkAny, Want::Err(EFAULT), Want::Err(EBUSY)])?;
+            w.blur("memory failure over more than a page where huge pages may lie");
+            return Ok(());
+        }
+    }
+    cx.only(A091, Want::Ok(0))?;
+    told(w, cx, &hit)
+}
+
+/// errnos a page that was taken may still give; the poison stands all the same (P-008).
+fn refusals(w: &World, vma: &Vma, body: BodyId, held: bool, thp: bool) -> Vec<Want> {
+    let mut wants = Vec::new();
+    let anon_huge = vma.is_hugetlb() && w.bodies[body].file.is_none();
+    if held || thp || anon_huge {
+        wants.push(Want::Err(EBUSY));
+    }
+    if thp && w.family == Family::U612 {
+        wants.push(Want::Err(EHWPOISON));
+    }
+    wants
+}
+
+/// The shared zero page: flagged and counted, never unmapped (P-007, P-010).
+fn zero_page(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64, end: u64) -> Out {
+    cx.pick(A091, &[Want::Err(EBUSY), Want::Err(EHWPOISON)])?;
+    w.hw_pages.1 += 1;
+    if may_be_thp(w, vma, at) && end > at + PAGE {
+        w.blur("memory failure of a zero page that may be huge");
+    }
+    Ok(())
+}
+
+/// Unmaps the page everywhere and leaves poison entries; a file keeps it in its cache.
+fn poison(w: &mut World, body: BodyId, vma: &Vma) {
+    w.hw_pages.0 += 1;
+    w.hw_pages.1 += 1;
+    w.bodies[body].poisoned = true;
+    if vma.is_hugetlb() {
+        w.pool_state_mut(vma.unit).witness = true;
+    }
+    if w.mutated(Mutant::PoisonForgets) {
+        w.bodies[body].poisoned = false;
+        return;
+    }
+    let mapped: Vec<(ProcId, u64)> = w
+        .procs
+        .iter()
+        .flat_map(|(id, p)| p.entries.iter().map(move |(at, e)| (*id, *at, e.slot)))
+        .filter(|(_, _, slot)| *slot == Slot::Page(body))
+        .map(|(id, at, _)| (id, at))
+        .collect();
+    for (id, at) in mapped {
+        w.set_entry(id, at, Some(Entry { slot: Slot::HwPoison, wp: false }));
+    }
+}
+
+/// The signal beside the return.
+fn told(w: &World, cx: &Cx<'_>, hit: &[(u64, u8)]) -> Out {
+    let Some(signal) = &cx.obs.also else {
+        if hit.is_empty() || w.family == Family::U61 {
+            return Ok(());
+        }
+        return Err(cx.broken(A092, "no-signal", "SIGBUS BUS_MCEERR_AR", "no signal"));
+    };
+    let right = (signal.signo, signal.code) == (7, 4)
+        && hit.iter().any(|(_, shift)| *shift == signal.lsb)
+        && hit.iter().any(|(at, shift)| at_page(signal.at, *at, *shift));
+    if right {
+        return Ok(());
+    }
+    let want = match hit.first().and_then(|(at, _)| Place::of_addr(*at)) {
+        Some(place) => format!("SIGBUS BUS_MCEERR_AR at {place}"),
+        None => "no signal".into(),
+    };
+    Err(cx.broken(A092, "signal", want, signal_text(signal)))
+}
+
+/// The start of the page, or of the huge page it belongs to. Another mapping of the same page
+/// may be named instead.
+fn at_page(seen: Spot, at: u64, shift: u8) -> bool {
+    match seen {
+        Spot::In(place) => {
+            let seen = place.addr();
+            seen.is_multiple_of(PAGE) && (seen >> shift == at >> shift || shift == 12)
+        }
+        Spot::Outside(_) => false,
+    }
+}
+
+/// MADV_SOFT_OFFLINE of [start, end): content stays, pages move.
+pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
+    if !w.profile.unpoison && cx.obs.status == case::observation::Status::Err(EINVAL as u16) {
+        return cx.errno(H090, EINVAL);
+    }
+    let mut at = start;
+    let mut done = 0;
+    while at < end {
+        let met = meet(w, cx, at)?;
+        let (body, vma) = match met {
+            Met::Page(body, vma) => (body, vma),
+            Met::Zero(_) => {
+                w.hw_pages.1 += 1;
+                return cx.pick(A094, &[Want::Err(EIO), Want::Err(EBUSY), Want::Ok(0)]).map(|_| ());
+            }
+            Met::Bad | Met::Blocks => return stop(w, cx, &met),
+        };
+        if vma.is_hugetlb() {
+            w.pool_state_mut(vma.unit).witness = true;
+        }
+        w.hw_pages.1 += 1;
+        if w.pins.values().any(|pages| pages.contains(&body)) {
+            return cx.errno(A094, EBUSY);
+        }
+        if !cx.ok() {
+            // Failure may have come at this page or, for a longer range, at a later one.
+            let units = (end - at).div_ceil(vma.unit_bytes()) as i64;
+            w.hw_pages.1 += units;
+            let wants = [Want::Ok(0), Want::Err(EBUSY), Want::Err(ENOMEM)];
+            return cx.pick(A094, &wants).map(|_| ());
+        }
+        done += 1;
+        at += vma.unit_bytes();
+        if at < end && may_be_thp(w, &vma, at) {
+            // The rest of a huge page is skipped, if it was one.
+            w.hw_pages.1 += ((end - at) / PAGE) as i64;
+            done = 1;
+            break;
+        }
+    }
+    w.hw_pages.0 += done;
+    cx.only(A094, Want::Ok(0))
+}
