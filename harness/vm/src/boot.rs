@@ -1,0 +1,319 @@
+//! From a specification to a ready agent, or to a reason a user can act on.
+
+use crate::VmSpec;
+use crate::command::{Fds, qemu_args};
+use crate::console::Console;
+use crate::link::{Broken, Link};
+use crate::process::Process;
+use crate::qmp::{Qmp, QmpError};
+use case::link::{FromGuest, ToGuest};
+use case::profile::Profile;
+use std::fs::{DirBuilder, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// Console shown in an error, in bytes.
+const CONSOLE_TAIL_BYTES: usize = 4096;
+/// QEMU's log shown in an error, in bytes.
+const STDERR_TAIL_BYTES: u64 = 2048;
+/// How long QEMU may take to open its monitor.
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the console is looked at during the boot.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How long a QEMU that closed a stream may take to end.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Share of the boot timeout after which an agent that is up but not heard is given up.
+const LINK_PATIENCE: f64 = 0.4;
+/// How each line of the agent on the console starts.
+const AGENT_LINE: &[u8] = b"agent: ";
+
+/// Why there is no VM. `Display` is the error line, [`BootError::help`] the help line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    #[error("there is no QEMU at `{}`", path.display())]
+    NoQemu { path: PathBuf },
+    #[error("QEMU cannot be started: {source}")]
+    Start { source: std::io::Error },
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("QEMU refused to run ({status}): {stderr}")]
+    Refused { status: ExitStatus, stderr: String },
+    #[error("QEMU ended during the boot ({status}) {stderr}")]
+    Died { status: ExitStatus, stderr: String, console: String },
+    #[error("the kernel panicked during the boot: {panic}")]
+    Panicked { panic: String, console: String },
+    #[error("the agent was not ready within {seconds:.0} s; the console's last line: {last}")]
+    NoReady { seconds: f64, last: String, console: String },
+    #[error("the agent is up, but nothing came over {link}")]
+    NoLink { link: &'static str, console: String },
+    #[error("the agent does not speak this version's protocol: {why}")]
+    Protocol { why: String, console: String },
+}
+
+impl BootError {
+    /// One line: what to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            BootError::NoQemu { .. } => {
+                "install it (apt-get install --no-install-recommends qemu-system-x86) or name it"
+            }
+            BootError::Start { .. } => "check that the file is a QEMU this user may execute",
+            BootError::Io { .. } => "check permissions and free space of the working directory",
+            BootError::Refused { .. } => {
+                "the line above is QEMU's own; check the kernel, the memory and the accelerator"
+            }
+            BootError::Died { .. } => {
+                "QEMU or the machine ran out of something; see qemu.log and console.log"
+            }
+            BootError::Panicked { .. } => {
+                "this kernel does not boot here; see console.log, try another kernel or config"
+            }
+            BootError::NoReady { .. } => {
+                "see console.log; a loaded machine or a debug kernel needs a longer boot timeout"
+            }
+            BootError::NoLink { .. } => {
+                "the kernel needs VIRTIO_CONSOLE and VIRTIO_PCI (or their modules), or the serial \
+                 link"
+            }
+            BootError::Protocol { .. } => "rebuild the agent together with the host program",
+        }
+    }
+
+    /// The end of the console as the guest wrote it, not escaped; empty where no guest ran.
+    pub fn console(&self) -> &str {
+        match self {
+            BootError::Died { console, .. }
+            | BootError::Panicked { console, .. }
+            | BootError::NoReady { console, .. }
+            | BootError::NoLink { console, .. }
+            | BootError::Protocol { console, .. } => console,
+            _ => "",
+        }
+    }
+}
+
+/// A running QEMU and our ends of its streams.
+#[derive(Debug)]
+pub struct Machine {
+    // Dropped first: without QEMU the streams end.
+    pub process: Process,
+    pub link: Link,
+    pub qmp: Qmp,
+    pub console: Console,
+    /// Our end of the console, to end its reader even if someone else holds QEMU's end.
+    console_stream: UnixStream,
+    pub serial_link: bool,
+    qemu_log: PathBuf,
+}
+
+impl Machine {
+    /// Kills QEMU and waits, not for long, until its last words are in.
+    pub fn stop(&mut self, drain: Duration) {
+        self.process.kill();
+        self.process.wait(EXIT_TIMEOUT);
+        self.console.wait_end(drain);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.process.kill();
+        let _ = self.console_stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Boots `spec`; over the second serial port if virtio-serial stays silent.
+pub fn boot(spec: &VmSpec) -> Result<(Machine, Profile), BootError> {
+    match boot_once(spec) {
+        Err(BootError::NoLink { .. }) if !spec.serial_link => {
+            tracing::warn!("nothing came over virtio-serial; booting again with the serial link");
+            boot_once(&VmSpec { serial_link: true, ..spec.clone() })
+        }
+        result => result,
+    }
+}
+
+/// One boot, no second try.
+pub fn boot_once(spec: &VmSpec) -> Result<(Machine, Profile), BootError> {
+    let started = Instant::now();
+    let mut machine = start(spec)?;
+    match await_ready(&mut machine, spec, started) {
+        Ok(profile) => {
+            let accel = spec.accel.name();
+            tracing::debug!(pid = machine.process.pid(), accel, elapsed = ?started.elapsed(),
+                "agent ready");
+            Ok((machine, profile))
+        }
+        Err(stop) => Err(explain(machine, spec, stop)),
+    }
+}
+
+fn io_error(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> BootError {
+    let what = format!("{what} {}", path.display());
+    move |source| BootError::Io { what, source }
+}
+
+/// Starts QEMU and opens its monitor.
+fn start(spec: &VmSpec) -> Result<Machine, BootError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&spec.dir)
+        .map_err(io_error("cannot create", &spec.dir))?;
+    let log_path = spec.dir.join("console.log");
+    let log = File::create(&log_path).map_err(io_error("cannot create", &log_path))?;
+    let qemu_log = spec.dir.join("qemu.log");
+    let stderr = File::create(&qemu_log).map_err(io_error("cannot create", &qemu_log))?;
+
+    let sockets = |source| BootError::Io { what: "cannot make sockets".into(), source };
+    let (console, qemu_console) = UnixStream::pair().map_err(sockets)?;
+    let (link, qemu_link) = UnixStream::pair().map_err(sockets)?;
+    let (qmp, qemu_qmp) = UnixStream::pair().map_err(sockets)?;
+    let fds = Fds {
+        console: qemu_console.as_raw_fd(),
+        link: qemu_link.as_raw_fd(),
+        qmp: qemu_qmp.as_raw_fd(),
+    };
+    let pass: Vec<OwnedFd> = vec![qemu_console.into(), qemu_link.into(), qemu_qmp.into()];
+    let console_stream = console.try_clone().map_err(sockets)?;
+    let link = Link::new(link).map_err(sockets)?;
+
+    let args = qemu_args(spec, fds);
+    let mut process = Process::start(&spec.qemu, args, pass, stderr).map_err(|source| {
+        if source.kind() == ErrorKind::NotFound {
+            return BootError::NoQemu { path: spec.qemu.clone() };
+        }
+        BootError::Start { source }
+    })?;
+    let console = Console::start(console, Some(log)).map_err(sockets)?;
+    let timeout = MONITOR_TIMEOUT.min(spec.boot_timeout);
+    match Qmp::connect(qmp, timeout) {
+        Ok(qmp) => {
+            let serial_link = spec.serial_link;
+            Ok(Machine { process, link, qmp, console, console_stream, serial_link, qemu_log })
+        }
+        Err(error) => {
+            let ended = process.wait(if matches!(error, QmpError::Timeout) {
+                Duration::ZERO
+            } else {
+                EXIT_TIMEOUT
+            });
+            let _ = console_stream.shutdown(std::net::Shutdown::Both);
+            Err(match ended {
+                Some(status) => BootError::Refused { status, stderr: stderr_tail(&qemu_log) },
+                None => BootError::Start { source: std::io::Error::other(error.to_string()) },
+            })
+        }
+    }
+}
+
+/// Why the wait for `Ready` ended.
+enum Stop {
+    Broken(Broken),
+    NoLink,
+    Late,
+    Unexpected(&'static str),
+}
+
+fn await_ready(machine: &mut Machine, spec: &VmSpec, started: Instant) -> Result<Profile, Stop> {
+    let deadline = started + spec.boot_timeout;
+    let patience = spec.boot_timeout.mul_f64(LINK_PATIENCE);
+    let mut agent_since = None;
+    let mut greeted = false;
+    loop {
+        // Over virtio the bytes wait until the agent opens the port; over the serial port they
+        // would be lost, or echoed, before the agent has set it up.
+        if !greeted && (!spec.serial_link || agent_since.is_some()) {
+            machine.link.send(&ToGuest::Hello, machine.process.pidfd()).map_err(Stop::Broken)?;
+            greeted = true;
+        }
+        let now = Instant::now();
+        let next = deadline.min(now + GLANCE);
+        match machine.link.next(machine.process.pidfd(), next).map_err(Stop::Broken)? {
+            Some(FromGuest::Ready(profile)) => return Ok(profile),
+            Some(FromGuest::Log(line)) => tracing::debug!("guest: {}", line.escape_debug()),
+            Some(_) => return Err(Stop::Unexpected("a message before Ready")),
+            None => {}
+        }
+        if agent_since.is_none() && contains(&machine.console.since(0), AGENT_LINE) {
+            agent_since = Some(now);
+        }
+        let quiet = !machine.link.heard;
+        if quiet && agent_since.is_some_and(|since| now > since + patience) {
+            return Err(Stop::NoLink);
+        }
+        if now >= deadline {
+            return Err(if quiet && agent_since.is_some() { Stop::NoLink } else { Stop::Late });
+        }
+    }
+}
+
+/// Turns the end of a boot into its most telling reason.
+fn explain(mut machine: Machine, spec: &VmSpec, stop: Stop) -> BootError {
+    let ended = match &stop {
+        Stop::Broken(_) => machine.process.wait(EXIT_TIMEOUT),
+        _ => None,
+    };
+    machine.stop(EXIT_TIMEOUT);
+    let seen = machine.console.since(0);
+    let console = tail_text(&seen, CONSOLE_TAIL_BYTES);
+    if let Some(panic) = line_with(&seen, b"Kernel panic") {
+        return BootError::Panicked { panic, console };
+    }
+    match (stop, ended) {
+        (Stop::Broken(Broken::Protocol(why)), _) => BootError::Protocol { why, console },
+        (Stop::Unexpected(what), _) => BootError::Protocol { why: what.into(), console },
+        (Stop::NoLink, _) => {
+            let link = if spec.serial_link { "the second serial port" } else { "virtio-serial" };
+            BootError::NoLink { link, console }
+        }
+        (Stop::Broken(_), Some(status)) => {
+            let stderr = stderr_tail(&machine.qemu_log);
+            if seen.is_empty() && !status.success() {
+                return BootError::Refused { status, stderr };
+            }
+            BootError::Died { status, stderr, console }
+        }
+        (Stop::Broken(_) | Stop::Late, _) => {
+            let last = console.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("(none)");
+            let last = last.trim().escape_debug().to_string();
+            BootError::NoReady { seconds: spec.boot_timeout.as_secs_f64(), last, console }
+        }
+    }
+}
+
+fn contains(text: &[u8], what: &[u8]) -> bool {
+    text.windows(what.len()).any(|w| w == what)
+}
+
+/// The first line with `what` in it, printable.
+fn line_with(text: &[u8], what: &[u8]) -> Option<String> {
+    let line = text.split(|&b| b == b'\n').find(|line| contains(line, what))?;
+    let line = &line[..line.len().min(300)];
+    Some(String::from_utf8_lossy(line).trim().escape_debug().to_string())
+}
+
+fn tail_text(text: &[u8], max: usize) -> String {
+    String::from_utf8_lossy(&text[text.len().saturating_sub(max)..]).into_owned()
+}
+
+/// The end of QEMU's log on one line.
+fn stderr_tail(path: &Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(STDERR_TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(STDERR_TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    if lines.is_empty() { "it gave no reason".into() } else { lines.join("; ") }
+}

@@ -1,0 +1,148 @@
+//! QEMU's command line and the kernel's. Pure text; tests can read it.
+
+use crate::{Accel, VmSpec};
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+
+/// Descriptors QEMU inherits: connected stream sockets. No path names, so nothing to plant, to
+/// outgrow sun_path, or to be left behind.
+#[derive(Clone, Copy, Debug)]
+pub struct Fds {
+    pub console: RawFd,
+    pub link: RawFd,
+    pub qmp: RawFd,
+}
+
+/// Why each is there:
+/// * `nokaslr`: addresses in coverage and reports compare across boots.
+/// * `earlyprintk`: a panic before the real console exists still shows.
+/// * `loglevel=5`: warnings and worse; the agent raises it once it runs.
+/// * `panic=-1 oops=panic` with `-no-reboot`: the report is printed in full, then QEMU exits.
+/// * `mitigations=off init_on_alloc=0`: speed; and stale page contents must not be hidden.
+/// * `numa_balancing=disable`: pages move only when a program moves them.
+const KERNEL_ARGS: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 nokaslr loglevel=5 \
+    panic=-1 oops=panic unknown_nmi_panic hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=64 \
+    default_hugepagesz=2M transparent_hugepage=always mitigations=off init_on_alloc=0 \
+    numa_balancing=disable random.trust_cpu=on no_timer_check";
+
+/// What the agent looks for to choose the second serial port.
+const SERIAL_LINK_ARG: &str = "hgm.link=serial";
+
+/// The kernel command line of `spec`.
+pub fn kernel_args(spec: &VmSpec) -> String {
+    let mut args = KERNEL_ARGS.to_string();
+    if spec.serial_link {
+        args.push(' ');
+        args.push_str(SERIAL_LINK_ARG);
+    }
+    if !spec.extra_cmdline.is_empty() {
+        args.push(' ');
+        args.push_str(&spec.extra_cmdline);
+    }
+    args
+}
+
+/// QEMU's arguments for `spec`.
+pub fn qemu_args(spec: &VmSpec, fds: Fds) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut add = |text: &str| args.extend(text.split(' ').map(OsString::from));
+    add("-name hgm -machine q35 -nodefaults -no-user-config -display none -no-reboot -nic none");
+    add("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    match spec.accel {
+        // `max` makes the guest clear pages with a slow `rep stosb`; pdpe1gb is for 1 GiB pages.
+        Accel::Tcg => add("-accel tcg,thread=multi -cpu qemu64,+pdpe1gb"),
+        Accel::Kvm => add("-accel kvm -cpu host"),
+    }
+    add(&format!("-smp {} -m {}M", spec.cpus, spec.memory_mib));
+    let near = spec.memory_mib / 2;
+    let near_cpus = spec.cpus.div_ceil(2);
+    let nodes = [(0, near, 0..near_cpus), (1, spec.memory_mib - near, near_cpus..spec.cpus)];
+    for (node, mib, cpus) in nodes {
+        add(&format!("-object memory-backend-ram,id=ram{node},size={mib}M"));
+        let cpus: String = cpus.map(|cpu| format!(",cpus={cpu}")).collect();
+        add(&format!("-numa node,nodeid={node},memdev=ram{node}{cpus}"));
+    }
+    add(&format!("-chardev socket,id=console,fd={} -serial chardev:console", fds.console));
+    add(&format!("-chardev socket,id=link,fd={}", fds.link));
+    if spec.serial_link {
+        add("-serial chardev:link");
+    } else {
+        add("-device virtio-serial-pci,max_ports=2");
+        add("-device virtserialport,chardev=link,name=hgm");
+    }
+    add(&format!("-chardev socket,id=qmp,fd={} -mon chardev=qmp,mode=control", fds.qmp));
+    args.push("-kernel".into());
+    args.push(spec.kernel.clone().into());
+    args.push("-initrd".into());
+    args.push(spec.initrd.clone().into());
+    args.push("-append".into());
+    args.push(kernel_args(spec).into());
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            qemu: "qemu".into(),
+            kernel: "/k n".into(),
+            initrd: "/i".into(),
+            memory_mib: 4096,
+            cpus: 2,
+            accel: Accel::Tcg,
+            dir: "/d".into(),
+            boot_timeout: Duration::from_secs(1),
+            extra_cmdline: String::new(),
+            serial_link: false,
+        }
+    }
+
+    fn text(spec: &VmSpec) -> String {
+        let fds = Fds { console: 3, link: 4, qmp: 5 };
+        let args = qemu_args(spec, fds);
+        args.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join("|")
+    }
+
+    #[test]
+    fn every_cpu_is_in_one_node_and_the_memory_adds_up() {
+        for (cpus, near, far) in [(1, "cpus=0", ""), (2, "cpus=0", ",cpus=1"), (3, "1", ",cpus=2")]
+        {
+            let all = text(&VmSpec { cpus, memory_mib: 4097, ..spec() });
+            assert!(all.contains(&format!("memdev=ram1{far}|")), "{all}");
+            assert!(all.contains(&format!("{near}|-object|memory-backend-ram,id=ram1,size=2049M")));
+        }
+    }
+
+    #[test]
+    fn the_wall_is_always_there() {
+        for accel in [Accel::Tcg, Accel::Kvm] {
+            let all = text(&VmSpec { accel, ..spec() });
+            for part in
+                ["-sandbox|on,", "spawn=deny", "-nodefaults", "-no-user-config", "-nic|none"]
+            {
+                assert!(all.contains(part), "{part}");
+            }
+            assert!(!all.contains("path="), "no socket has a name");
+        }
+    }
+
+    #[test]
+    fn the_link_is_one_port_and_the_guest_is_told_which() {
+        let virtio = text(&spec());
+        assert!(virtio.contains("virtserialport,chardev=link,name=hgm"));
+        assert!(!virtio.contains("hgm.link=serial"));
+        let extra = "mem=1G x=y".to_string();
+        let serial = text(&VmSpec { serial_link: true, extra_cmdline: extra, ..spec() });
+        assert!(serial.contains("-serial|chardev:link"));
+        assert!(!serial.contains("virtio"));
+        assert!(serial.ends_with(" hgm.link=serial mem=1G x=y"), "{serial}");
+    }
+
+    #[test]
+    fn paths_are_one_argument_each() {
+        assert!(text(&spec()).contains("-kernel|/k n|-initrd|/i|"));
+    }
+}

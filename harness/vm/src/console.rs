@@ -1,0 +1,219 @@
+//! What the guest prints: kept in bounded memory, first and last parts, with a count of what was
+//! dropped in between. The reader thread never stops reading, so a flood cannot stall QEMU.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Kept from the start of the boot, in bytes.
+pub const HEAD_BYTES: usize = 256 << 10;
+/// Kept from the last mark on, in bytes: the start of a report that a flood follows.
+pub const PIN_BYTES: usize = 1 << 20;
+/// Kept from the end, in bytes.
+pub const TAIL_BYTES: usize = 1 << 20;
+/// Written to console.log at most, in bytes.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// Bounded memory of a stream. Offsets count every byte ever seen.
+#[derive(Debug, Default)]
+struct Ring {
+    head: Vec<u8>,
+    pin: Vec<u8>,
+    pin_start: u64,
+    tail: VecDeque<u8>,
+    total: u64,
+    ended: bool,
+}
+
+impl Ring {
+    fn push(&mut self, bytes: &[u8]) {
+        let room = |kept: usize, cap: usize| bytes.len().min(cap - kept);
+        if self.head.len() as u64 == self.total {
+            self.head.extend_from_slice(&bytes[..room(self.head.len(), HEAD_BYTES)]);
+        }
+        if self.pin_start + self.pin.len() as u64 == self.total {
+            self.pin.extend_from_slice(&bytes[..room(self.pin.len(), PIN_BYTES)]);
+        }
+        let last = &bytes[bytes.len().saturating_sub(TAIL_BYTES)..];
+        let drop = (self.tail.len() + last.len()).saturating_sub(TAIL_BYTES);
+        self.tail.drain(..drop);
+        self.tail.extend(last);
+        self.total += bytes.len() as u64;
+    }
+
+    fn mark(&mut self) -> u64 {
+        self.pin.clear();
+        self.pin_start = self.total;
+        self.total
+    }
+
+    /// What is kept from `mark` on, with a line in each gap.
+    fn since(&self, mark: u64) -> Vec<u8> {
+        let (a, b) = self.tail.as_slices();
+        let tail_start = self.total - self.tail.len() as u64;
+        let mut parts = [
+            (0, self.head.as_slice()),
+            (self.pin_start, self.pin.as_slice()),
+            (tail_start, a),
+            (tail_start + a.len() as u64, b),
+        ];
+        parts.sort_by_key(|(start, _)| *start);
+        let mut out = Vec::new();
+        let mut at = mark;
+        for (start, bytes) in parts {
+            let end = start + bytes.len() as u64;
+            if end <= at {
+                continue;
+            }
+            if start > at {
+                let gap = format!("\n[{} bytes of console dropped]\n", start - at);
+                out.extend_from_slice(gap.as_bytes());
+                at = start;
+            }
+            out.extend_from_slice(&bytes[(at - start) as usize..]);
+            at = end;
+        }
+        out
+    }
+}
+
+/// The console of one VM.
+#[derive(Clone, Debug)]
+pub struct Console {
+    shared: Arc<(Mutex<Ring>, Condvar)>,
+}
+
+impl Console {
+    /// Starts the reader thread on QEMU's end of the console; it ends when the stream does.
+    pub fn start(mut stream: UnixStream, mut log: Option<File>) -> std::io::Result<Console> {
+        let console = Console { shared: Arc::default() };
+        let writer = console.clone();
+        std::thread::Builder::new().name("console".into()).stack_size(128 << 10).spawn(
+            move || {
+                let mut chunk = vec![0u8; 32 << 10];
+                let mut room = LOG_BYTES_MAX;
+                loop {
+                    match stream.read(&mut chunk) {
+                        Ok(n @ 1..) => {
+                            writer.lock().push(&chunk[..n]);
+                            let n = room.min(n as u64);
+                            room -= n;
+                            if let Some(file) = &mut log
+                                && file.write_all(&chunk[..n as usize]).is_err()
+                            {
+                                log = None; // a full disk must not end the console
+                            }
+                        }
+                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                        _ => break,
+                    }
+                }
+                writer.lock().ended = true;
+                writer.shared.1.notify_all();
+            },
+        )?;
+        Ok(console)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes seen so far. The place becomes the mark whose following bytes are kept even if a
+    /// flood comes after them.
+    pub fn mark(&self) -> u64 {
+        self.lock().mark()
+    }
+
+    /// What is kept from `mark` on.
+    pub fn since(&self, mark: u64) -> Vec<u8> {
+        self.lock().since(mark)
+    }
+
+    /// Waits, but not for long, until everything a dead QEMU wrote has been read.
+    pub fn wait_end(&self, timeout: Duration) {
+        let (_, ended) = &*self.shared;
+        let guard = self.lock();
+        drop(ended.wait_timeout_while(guard, timeout, |ring| !ring.ended));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(from: usize, to: usize) -> Vec<u8> {
+        (from..to).map(|n| (n % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_short_stream_is_kept_whole_from_any_mark() {
+        let mut ring = Ring::default();
+        let all = numbered(0, 5000);
+        for part in all.chunks(7) {
+            if ring.total == 1400 {
+                ring.mark();
+            }
+            ring.push(part);
+        }
+        for mark in [0, 1, 1400, 4999, 5000, 9000] {
+            assert_eq!(ring.since(mark), all[all.len().min(mark as usize)..], "{mark}");
+        }
+    }
+
+    #[test]
+    fn a_flood_keeps_head_report_and_tail_and_says_what_is_gone() {
+        let mut ring = Ring::default();
+        ring.push(b"boot line\n");
+        ring.push(&vec![b'.'; 3 * TAIL_BYTES]);
+        let mark = ring.mark();
+        ring.push(b"KASAN: report\n");
+        for _ in 0..400 {
+            ring.push(&vec![b'x'; 32 << 10]);
+        }
+        ring.push(b"last words");
+        let flood = 400 * (32 << 10);
+        let seen = ring.since(mark);
+        assert!(seen.starts_with(b"KASAN: report\n"));
+        assert!(seen.ends_with(b"xlast words"));
+        assert!(seen.len() < PIN_BYTES + TAIL_BYTES + 100);
+        let lost = 14 + flood + 10 - PIN_BYTES - TAIL_BYTES;
+        let gap = format!("[{lost} bytes of console dropped]");
+        let found = seen.windows(gap.len()).any(|w| w == gap.as_bytes());
+        assert!(found, "{gap}");
+        assert!(ring.since(0).starts_with(b"boot line\n"));
+        let kept = ring.head.len() + ring.pin.len() + ring.tail.len();
+        assert!(kept <= HEAD_BYTES + PIN_BYTES + TAIL_BYTES);
+    }
+
+    #[test]
+    fn a_pin_inside_the_tail_makes_no_gap() {
+        let mut ring = Ring::default();
+        let all = numbered(0, HEAD_BYTES * 3);
+        ring.push(&all[..HEAD_BYTES * 2]);
+        ring.mark();
+        ring.push(&all[HEAD_BYTES * 2..]);
+        assert!(ring.since(0) == all);
+    }
+
+    #[test]
+    fn one_huge_push_is_cut() {
+        let mut ring = Ring::default();
+        ring.push(&numbered(0, 4 * TAIL_BYTES));
+        assert_eq!(ring.tail.len(), TAIL_BYTES);
+        assert_eq!(ring.since(ring.total - 3), numbered(4 * TAIL_BYTES - 3, 4 * TAIL_BYTES));
+    }
+
+    #[test]
+    fn the_reader_survives_binary_and_ends_with_the_stream() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let console = Console::start(ours, None).unwrap();
+        (&theirs).write_all(b"\0\xff\x1b]0;evil\x07").unwrap();
+        drop(theirs);
+        console.wait_end(Duration::from_secs(5));
+        assert_eq!(console.since(0), b"\0\xff\x1b]0;evil\x07");
+    }
+}
