@@ -106,8 +106,9 @@ fn kind_words(kind: Kind) -> String {
 
 fn config_keys(ctx: &Context) {
     ctx.term.out(
-        "hgm.toml holds [profile.default] and other profiles on top of it, chosen by --profile.\n\
-         Later wins: default, [profile.default], the chosen profile, HGM_<KEY>, flags.\n\n",
+        "hgm.toml holds [profile.default] and other profiles on top of it, chosen by\n\
+         --profile. Later wins: default, [profile.default], the chosen profile,\n\
+         HGM_<KEY> in the environment, flags.\n\n",
     );
     for key in KEYS {
         let default = if key.default.is_empty() { "unset" } else { key.default };
@@ -116,8 +117,8 @@ fn config_keys(ctx: &Context) {
         ctx.term.line(&format!("    {}", key.about));
     }
     ctx.term.out(
-        "\nEnvironment besides: HGM_HOME, HGM_CONFIG, HGM_PROFILE, HGM_AGENT (guest agent binary),\n\
-         HGM_LOG (diagnostics, e.g. debug), NO_COLOR, CLICOLOR_FORCE.\n",
+        "\nEnvironment besides: HGM_HOME, HGM_CONFIG, HGM_PROFILE, HGM_AGENT (guest agent\n\
+         binary), HGM_LOG (diagnostics, e.g. debug), NO_COLOR, CLICOLOR_FORCE.\n",
     );
 }
 
