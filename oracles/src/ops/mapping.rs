@@ -61,11 +61,23 @@ pub fn listeners(
     found
 }
 
+/// Expects an event of (at, to, len). False if nobody reads it: a child's registration belongs
+/// to a context of its own that has no reader.
+pub fn announce(
+    w: &mut World,
+    proc: ProcId,
+    uffd: UffdId,
+    code: u8,
+    (at, to, len): (u64, u64, u64),
+) -> bool {
+    proc == ProcId(0) && w.expect_event(uffd, code, at, to, len)
+}
+
 /// Unmaps a range with its UNMAP events (U-074). False if one of them is never read.
 pub fn unmap(w: &mut World, proc: ProcId, start: u64, end: u64) -> bool {
     let mut read = true;
     for uffd in listeners(w, proc, start, end, UffdFeatures::EVENT_UNMAP) {
-        read &= w.expect_event(uffd, event::UNMAP, start, start, end - start);
+        read &= announce(w, proc, uffd, event::UNMAP, (start, start, end - start));
     }
     unshare(w, proc, start, end);
     w.unmap(proc, start, end);

@@ -126,33 +126,40 @@ fn pinned(w: &World, body: usize) -> bool {
     w.pins.values().any(|pages| pages.contains(&body))
 }
 
+/// Could one huge entry map the whole block now? Then the call finds its work done, whatever the
+/// entry looks like.
+fn may_be_huge(all: &[Option<Entry>]) -> bool {
+    let same = |e: &&Entry| matches!(e.slot, Slot::Page(_) | Slot::Zero | Slot::Unsure);
+    let fitting: Vec<&Entry> = all.iter().flatten().filter(same).collect();
+    let sorts = |slot: fn(Slot) -> bool| fitting.iter().any(|e| slot(e.slot));
+    let mixed = sorts(|s| s == Slot::Zero) && sorts(|s| matches!(s, Slot::Page(_)));
+    let wp = fitting.iter().filter(|e| e.wp).count();
+    fitting.len() == all.len() && !mixed && (wp == 0 || wp == all.len())
+}
+
 fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
     let all = entries(w, cx, at);
-    let count = |f: &dyn Fn(Slot) -> bool| all.iter().flatten().filter(|e| f(e.slot)).count();
-    let poison = count(&|s| matches!(s, Slot::HwPoison | Slot::UffdPoison | Slot::Marker));
-    if all.iter().flatten().any(|e| e.wp) || poison > 0 {
-        return INVALID;
+    let huge = may_be_huge(&all) && w.profile.thp;
+    let any = |f: &dyn Fn(&Entry) -> bool| all.iter().flatten().any(f);
+    let closed = |e: &Entry| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison | Slot::Marker);
+    if any(&|e| e.wp || closed(e)) {
+        return Chance { works: huge, ..INVALID };
     }
-    let pages = count(&|s| matches!(s, Slot::Page(_)));
-    let unsure = count(&|s| s == Slot::Unsure);
+    let held = |e: &Entry| matches!(e.slot, Slot::Page(body) if pinned(w, body));
+    if any(&held) {
+        return Chance { works: huge, invalid: false, busy: false, again: true };
+    }
+    let pages = all.iter().flatten().filter(|e| matches!(e.slot, Slot::Page(_))).count();
+    let armed = vma.uffd.is_some();
     if pages == 0 || !vma.prot.has(case::Prot::WRITE) {
-        // A block without a writable page; an unsure one has none that was stored to. Pages
-        // that became read-only by mprotect may keep no writable entry either.
-        let mut chance = INVALID;
-        chance.busy = vma.uffd.is_some() && w.family == Family::U612;
-        return chance;
+        // No writable page: an unsure entry has none that was stored to.
+        let busy = armed && w.family == Family::U612;
+        return Chance { works: huge, busy, ..INVALID };
     }
     let mut chance = MUST_WORK;
-    let held = all.iter().flatten().any(|e| match e.slot {
-        Slot::Page(body) => pinned(w, body),
-        _ => false,
-    });
-    if held {
-        return Chance { works: false, invalid: false, busy: false, again: true };
-    }
-    if vma.uffd.is_some() && pages < all.len() {
-        // Holes of an armed mapping must stay; an unsure entry may be the page of a huge one.
-        chance.works = pages + unsure == all.len();
+    if armed && pages < all.len() {
+        // Holes of an armed mapping must stay; an unsure entry may be part of a huge page.
+        chance.works = huge;
         chance.invalid = true;
         chance.busy = w.family == Family::U612;
     }
@@ -172,7 +179,8 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
         return Chance { works: false, invalid: true, busy: true, again: true };
     }
     if cached.iter().any(|body| pinned(w, *body)) {
-        return Chance { works: false, invalid: false, busy: false, again: true };
+        let works = cached.len() == (BLOCK / PAGE) as usize;
+        return Chance { works, invalid: false, busy: false, again: true };
     }
     let holes = cached.len() < (BLOCK / PAGE) as usize;
     let (from, to) = (first * PAGE, first * PAGE + BLOCK);
@@ -197,14 +205,21 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
     if let Backing::File { key, off } = vma.backing {
         return file_made_huge(w, cx, vma, key, (off + (at - vma.start)) / PAGE, at);
     }
-    for page in (at..at + BLOCK).step_by(PAGE as usize) {
-        let body = match w.entry(cx.proc, page).map(|e| e.slot) {
+    let all = entries(w, cx, at);
+    let has_pages = all.iter().flatten().any(|e| matches!(e.slot, Slot::Page(_)));
+    if !has_pages {
+        // The huge zero page was there already.
+        return;
+    }
+    for (page, entry) in (at..at + BLOCK).step_by(PAGE as usize).zip(all) {
+        let body = match entry.map(|e| e.slot) {
             // Shared with another process: this one has a copy of its own now.
             Some(Slot::Page(body)) if w.mapcount(body) > 1 => w.copy_body(body),
             Some(Slot::Page(body)) => body,
             _ => w.new_body(vma.unit, None),
         };
-        w.set_entry(cx.proc, page, Some(Entry { slot: Slot::Page(body), wp: false }));
+        let wp = entry.is_some_and(|e| e.wp);
+        w.set_entry(cx.proc, page, Some(Entry { slot: Slot::Page(body), wp }));
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{EACCES, EFAULT, EHWPOISON, EINVAL, EPERM, Part, Step};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
-use crate::ops::mapping::{touch_all, unshare};
+use crate::ops::mapping::{announce, touch_all, unshare};
 use crate::rules::*;
 use crate::step::{Cx, Out};
 use crate::touch::{Access, Touch};
@@ -13,10 +13,10 @@ use case::observation::event;
 use case::{Advice, Prot, Seals, Share, UffdFeatures};
 
 /// The REMOVE event of a range that is about to go (U-073). False if it is never read.
-fn removes(w: &mut World, part: &Part, start: u64, end: u64) -> bool {
+fn removes(w: &mut World, cx: &Cx<'_>, part: &Part, start: u64, end: u64) -> bool {
     let Some((uffd, _)) = part.vma.uffd else { return true };
     let asked = w.uffds.get(&uffd).is_some_and(|u| u.features.has(UffdFeatures::EVENT_REMOVE));
-    !asked || w.expect_event(uffd, event::REMOVE, start, start, end - start)
+    !asked || announce(w, cx.proc, uffd, event::REMOVE, (start, start, end - start))
 }
 
 pub(super) fn dontneed(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Out<Step> {
@@ -36,7 +36,7 @@ pub(super) fn dontneed(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) 
     if start >= end {
         return Ok(Step::Done);
     }
-    if !removes(w, part, start, end) {
+    if !removes(w, cx, part, start, end) {
         return Ok(Step::Blocks);
     }
     if part.vma.backing == Backing::Anon && w.mutated(Mutant::DontneedKeepsAnon) {
@@ -64,7 +64,7 @@ pub(super) fn free(w: &mut World, cx: &Cx<'_>, part: &Part) -> Step {
     if part.vma.flags.locked || part.vma.backing != Backing::Anon {
         return Step::Fails(A021, EINVAL);
     }
-    if !removes(w, part, part.start, part.end) {
+    if !removes(w, cx, part, part.start, part.end) {
         return Step::Blocks;
     }
     let Some(p) = w.proc(cx.proc) else { return Step::Done };
@@ -106,7 +106,7 @@ pub(super) fn remove(w: &mut World, cx: &Cx<'_>, part: &Part) -> Out<Step> {
         }
         return Ok(Step::Fails(A023, EACCES));
     }
-    if !removes(w, part, part.start, part.end) {
+    if !removes(w, cx, part, part.start, part.end) {
         return Ok(Step::Blocks);
     }
     let seals = Seals::WRITE | Seals::FUTURE_WRITE;

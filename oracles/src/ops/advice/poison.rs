@@ -78,7 +78,7 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
         if !fails.is_empty() && !cx.ok() {
             cx.pick(A091, &fails)?;
             poison(w, body, &vma);
-            if !held && thp {
+            if thp {
                 // A huge page that would not split: unmapped or still readable.
                 w.blur("memory failure of a huge page that may not have been split");
             }
@@ -149,7 +149,8 @@ fn poison(w: &mut World, body: BodyId, vma: &Vma) {
 /// The signal beside the return.
 fn told(w: &World, cx: &Cx<'_>, hit: &[(u64, u8)]) -> Out {
     let Some(signal) = &cx.obs.also else {
-        if hit.is_empty() || w.family == Family::U61 {
+        // A call that failed may have failed before it came to tell anybody.
+        if hit.is_empty() || w.family == Family::U61 || !cx.ok() {
             return Ok(());
         }
         return Err(cx.broken(A092, "no-signal", "SIGBUS BUS_MCEERR_AR", "no signal"));

@@ -185,16 +185,13 @@ pub fn punch(w: &mut World, cx: &Cx<'_>, key: FileKey, start: u64, end: u64) {
 fn zero_ends(w: &mut World, key: FileKey, start: u64, end: u64) {
     let unit = w.files[key].page.bytes();
     let (head, tail) = (start / unit, end / unit);
-    if !start.is_multiple_of(unit) {
-        if let Some(body) = cached(w, key, head) {
-            zero_part(w, body, start % unit, (end - head * unit).min(unit));
-        }
+    if let (false, Some(body)) = (start.is_multiple_of(unit), cached(w, key, head)) {
+        zero_part(w, body, start % unit, (end - head * unit).min(unit));
     }
     let tail_apart = head != tail || start.is_multiple_of(unit);
-    if !end.is_multiple_of(unit) && tail_apart && !w.mutated(Mutant::PunchKeepsTail) {
-        if let Some(body) = cached(w, key, tail) {
-            zero_part(w, body, 0, end % unit);
-        }
+    let zeroes_tail = !end.is_multiple_of(unit) && tail_apart && !w.mutated(Mutant::PunchKeepsTail);
+    if let (true, Some(body)) = (zeroes_tail, cached(w, key, tail)) {
+        zero_part(w, body, 0, end % unit);
     }
 }
 

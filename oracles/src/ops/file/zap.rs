@@ -69,11 +69,9 @@ pub fn zap(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64, how: Za
         }
         w.set_entry(proc, at, leaves_marker(vma, entry, how));
         let Slot::Page(body) = entry.slot else { continue };
-        if let (true, true, Some(resv)) = (own, vma.is_hugetlb(), vma.resv) {
-            if w.mapcount(body) == 0 {
-                freed.extend(vma.file_unit(at).map(|(_, idx)| (resv, idx)));
-            }
-        }
+        let owned = own && vma.is_hugetlb();
+        let (true, Some(resv)) = (owned && w.mapcount(body) == 0, vma.resv) else { continue };
+        freed.extend(vma.file_unit(at).map(|(_, idx)| (resv, idx)));
     }
     freed
 }

@@ -1,6 +1,6 @@
 //! mremap: preconditions in the kernel's order, shrinking, growing, moving.
 
-use super::{AMPLE, EINVAL, ENOMEM, cuts_huge, populate, settle, unmap};
+use super::{AMPLE, EINVAL, ENOMEM, announce, cuts_huge, populate, settle, unmap, unshare};
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -264,6 +264,7 @@ fn carry_out(
     }
     read &= remap_event(w, cx, ask, dest);
     w.expected_events.extend(late);
+    unshare(w, cx.proc, ask.old, ask.old_end());
     let pieces = pieces(w, cx, ask);
     let entries = take_entries(w, cx, ask);
     if ask.dontunmap {
@@ -280,7 +281,7 @@ fn carry_out(
 fn remap_event(w: &mut World, cx: &Cx<'_>, ask: &Ask, dest: u64) -> bool {
     let Some((uffd, _)) = w.vma_at(cx.proc, ask.old).and_then(|v| v.uffd) else { return true };
     let asked = w.uffds.get(&uffd).is_some_and(|u| u.features.has(UffdFeatures::EVENT_REMAP));
-    !asked || w.expect_event(uffd, event::REMAP, ask.old, dest, ask.old_len)
+    !asked || announce(w, cx.proc, uffd, event::REMAP, (ask.old, dest, ask.old_len))
 }
 
 /// The parts of VMAs that move, with their old addresses.
