@@ -191,10 +191,14 @@ fn mbind(
         let inside = |cut: u64| cut > v.start && cut < v.end && cut % v.unit_bytes() != 0;
         inside(at.addr()) || inside(end)
     });
-    if split {
+    if split && mode != NumaMode::Default {
         return cx.errno(M_MBIND, EINVAL);
     }
     let mut wants = vec![Want::Ok(0)];
+    if split {
+        // Nothing is split where the policy is the default already.
+        wants.push(Want::Err(EINVAL));
+    }
     if flags.has(MoveFlags::STRICT) {
         wants.push(Want::Err(EIO));
     }

@@ -1,0 +1,206 @@
+//! Shakes the oracle against a real kernel: random programs, every disagreement once, nothing
+//! confirmed and nothing saved but the first program of each signature. For people who write
+//! rules; users want `hgm fuzz`.
+//!
+//! Usage: shake KERNEL-SPEC PROGRAMS SEED OUT-DIR [FILE.hgm...]
+
+use anyhow::{Context, Result, bail};
+use case::link::{FromGuest, Look, RunOutcome, RunRequest, ToGuest};
+use case::{Program, Verdict};
+use oracles::known::Known;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vm::{Accel, Vm, VmSpec};
+
+#[derive(Default)]
+struct Seen {
+    count: u32,
+    text: String,
+}
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [kernel, programs, seed, out, files @ ..] = args.as_slice() else {
+        bail!("usage: shake KERNEL-SPEC PROGRAMS SEED OUT-DIR [FILE.hgm...]");
+    };
+    let (programs, seed) = (programs.parse::<u64>()?, seed.parse::<u64>()?);
+    let out = PathBuf::from(out);
+    std::fs::create_dir_all(&out)?;
+    let spec = spec(kernel, &out)?;
+    let mut vm = boot(&spec)?;
+    let profile = vm.profile().clone();
+    println!("{profile:?}");
+    let known = Known::builtin();
+    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+    let start = Instant::now();
+    let (mut done, mut passed, mut ops, mut judge) = (0u64, 0u64, 0u64, Duration::ZERO);
+    let (mut guest, mut slow) = (Duration::ZERO, 0u32);
+    let queue = queue(files, programs, seed, &profile)?;
+    for (name, program) in queue {
+        let outcome = match run(&mut vm, done, &program) {
+            Ok(outcome) => outcome,
+            Err(e) => {
+                let first = format!("{e:#}");
+                note(
+                    &mut seen,
+                    &out,
+                    format!("DEATH/{}", first.lines().next().unwrap_or("")),
+                    &program,
+                    &first,
+                    &name,
+                )?;
+                vm = boot(&spec)?;
+                done += 1;
+                continue;
+            }
+        };
+        done += 1;
+        let at = Instant::now();
+        match outcome {
+            RunOutcome::Finished(observation) => {
+                let nanos = Duration::from_nanos(observation.nanos);
+                guest += nanos;
+                slow += u32::from(nanos > Duration::from_secs(1));
+                let report = oracles::judge::judge(&program, &observation, &profile, &known);
+                judge += at.elapsed();
+                ops += u64::from(report.ops);
+                if report.blurred.is_some() {
+                    seen.entry(format!(
+                        "(blurred) {}",
+                        report
+                            .blurred
+                            .as_deref()
+                            .unwrap_or("")
+                            .trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
+                    ))
+                    .or_default()
+                    .count += 1;
+                }
+                for (v, id) in &report.known {
+                    seen.entry(format!("(known {id}) {}", v.signature())).or_default().count += 1;
+                }
+                match report.verdict {
+                    Verdict::Pass => passed += 1,
+                    Verdict::Violation(v) => {
+                        let text = format!(
+                            "line {} expected {}\nobserved {}\n{:#?}",
+                            v.line,
+                            v.expected,
+                            v.observed,
+                            observation.lines.get(usize::from(v.line))
+                        );
+                        note(&mut seen, &out, v.signature(), &program, &text, &name)?;
+                    }
+                    Verdict::Inconclusive(why) => {
+                        note(&mut seen, &out, format!("INCONCLUSIVE/{why}"), &program, &why, &name)?
+                    }
+                }
+            }
+            other => note(&mut seen, &out, format!("{other:?}"), &program, "", &name)?,
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{done} programs, {passed} passed, {ops} ops judged, {:.1} programs/s, judge {:.0} us each, guest {:.1} s, {slow} slow programs",
+        done as f64 / seconds,
+        judge.as_micros() as f64 / done.max(1) as f64,
+        guest.as_secs_f64(),
+    );
+    let mut rows: Vec<_> = seen.iter().collect();
+    rows.sort_by_key(|(_, s)| std::cmp::Reverse(s.count));
+    for (signature, s) in rows {
+        println!("{:6}  {signature}", s.count);
+    }
+    Ok(())
+}
+
+fn queue(
+    files: &[String],
+    programs: u64,
+    seed: u64,
+    profile: &case::Profile,
+) -> Result<Vec<(String, Program)>> {
+    let mut queue = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).with_context(|| file.clone())?;
+        let program = case::text::parse(&text).map_err(|e| anyhow::anyhow!("{file}: {e}"))?;
+        queue.push((file.clone(), program));
+    }
+    for n in 0..programs {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(n));
+        queue.push((format!("random {seed} {n}"), generators::random(&mut rng, profile, 24)));
+    }
+    Ok(queue)
+}
+
+fn note(
+    seen: &mut BTreeMap<String, Seen>,
+    out: &Path,
+    signature: String,
+    program: &Program,
+    text: &str,
+    name: &str,
+) -> Result<()> {
+    let entry = seen.entry(signature.clone()).or_default();
+    entry.count += 1;
+    if entry.count <= 3 {
+        let slug: String = signature
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
+            .take(100)
+            .collect();
+        let body = format!("{}\n# {signature}\n# from {name}\n", case::text::print(program));
+        std::fs::write(out.join(format!("{slug}.{}.hgm", entry.count)), body)?;
+        std::fs::write(out.join(format!("{slug}.{}.txt", entry.count)), text)?;
+        text.clone_into(&mut entry.text);
+    }
+    Ok(())
+}
+
+fn run(vm: &mut Vm, id: u64, program: &Program) -> Result<RunOutcome> {
+    let request = RunRequest {
+        id,
+        program: program.clone(),
+        look: Look::Each,
+        fresh: false,
+        canary: None,
+        op_timeout_ms: 1500,
+    };
+    let dead =
+        |d: vm::Death| anyhow::anyhow!("{:?}\n{}", d.kind, String::from_utf8_lossy(&d.console));
+    vm.send(&ToGuest::Run(request)).map_err(dead)?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        match vm.recv(Duration::from_secs(5)).map_err(dead)? {
+            Some(FromGuest::Done { id: got, outcome }) if got == id => return Ok(outcome),
+            _ => {}
+        }
+    }
+    bail!("Silent\n{}", String::from_utf8_lossy(&vm.console_since(0)))
+}
+
+fn boot(spec: &VmSpec) -> Result<Vm> {
+    Vm::boot(spec).map_err(|e| anyhow::anyhow!("{e}"))
+}
+
+fn spec(kernel: &str, out: &Path) -> Result<VmSpec> {
+    let home = PathBuf::from(std::env::var("HGM_HOME").context("HGM_HOME")?);
+    let agent = PathBuf::from(std::env::var("HGM_AGENT").context("HGM_AGENT")?);
+    let kernel = vmimages::add(&home, kernel, None, &mut |line| println!("{line}"))?;
+    let initrd = vmimages::initramfs(&home, &kernel, &agent)?;
+    Ok(VmSpec {
+        qemu: "qemu-system-x86_64".into(),
+        kernel: kernel.image,
+        initrd,
+        memory_mib: vm::MEMORY_MIB_DEFAULT,
+        cpus: 2,
+        accel: Accel::Tcg,
+        dir: out.join("vm"),
+        boot_timeout: Duration::from_secs(90),
+        extra_cmdline: String::new(),
+        serial_link: false,
+    })
+}
