@@ -34,6 +34,11 @@ fn in_chunks(text: &[u8], size: usize) -> Vec<Report> {
     reports
 }
 
+/// Every byte of the short texts; of the long real ones a cut in each word, the work is squared.
+fn stride(text: &[u8]) -> usize {
+    if text.len() <= 16 << 10 { 1 } else { 7 }
+}
+
 fn summary(reports: &[Report]) -> Vec<String> {
     let guilty = |r: &Report| r.guilty.clone().unwrap_or("-".into());
     reports.iter().map(|r| format!("{:?}@{}", r.class, guilty(r))).collect()
@@ -89,7 +94,7 @@ fn one_defect_has_one_signature_on_both_kernels() {
 fn every_split_gives_the_same_reports() {
     for (name, text) in texts() {
         let whole = scan(&text);
-        for cut in 0..=text.len() {
+        for cut in (0..=text.len()).step_by(stride(&text)) {
             let mut scanner = Scanner::new();
             let mut reports = scanner.push(&text[..cut]);
             reports.extend(scanner.push(&text[cut..]));
@@ -107,7 +112,7 @@ fn every_split_gives_the_same_reports() {
 fn any_prefix_is_read_and_whole_lines_add_no_reports() {
     for (name, text) in texts() {
         let whole = scan(&text).len();
-        for cut in 0..text.len() {
+        for cut in (0..text.len()).step_by(stride(&text)) {
             // A line cut in two may read as another one; it is one report more at worst.
             let spare = usize::from(cut > 0 && text[cut - 1] != b'\n');
             assert!(scan(&text[..cut]).len() <= whole + spare, "{name} cut at {cut}");
