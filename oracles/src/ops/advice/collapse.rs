@@ -164,7 +164,7 @@ fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
         chance.busy = w.family == Family::U612;
     }
     // After fork or mprotect entries may be read-only until the next store.
-    let forked = w.procs.keys().any(|p| p.0 != 0);
+    let forked = w.forked;
     chance.invalid |= forked || w.mprotected;
     chance
 }

@@ -67,10 +67,12 @@ pub fn zap(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64, how: Za
         if stays(vma, entry.slot, own, how) {
             continue;
         }
+        let last = match entry.slot {
+            Slot::Page(body) => own && vma.is_hugetlb() && w.mapcount(body) == 1,
+            _ => false,
+        };
         w.set_entry(proc, at, leaves_marker(vma, entry, how));
-        let Slot::Page(body) = entry.slot else { continue };
-        let owned = own && vma.is_hugetlb();
-        let (true, Some(resv)) = (owned && w.mapcount(body) == 0, vma.resv) else { continue };
+        let (true, Some(resv)) = (last, vma.resv) else { continue };
         freed.extend(vma.file_unit(at).map(|(_, idx)| (resv, idx)));
     }
     freed

@@ -1,0 +1,426 @@
+//! Files, mappings and advice: hand-made observations that must pass or break exactly one rule.
+//! What real kernels do is proved elsewhere; here stand the rules a kernel may get wrong.
+
+use case::observation::*;
+use case::{Place, Profile, Program, UffdFeatures, Verdict};
+use oracles::judge::judge;
+use oracles::known::Known;
+
+/// One line of a program with what it gave.
+struct Seen {
+    text: &'static str,
+    obs: LineObs,
+}
+
+fn with(text: &'static str, status: Status) -> Seen {
+    let obs = LineObs {
+        status,
+        out: Output::Nothing,
+        also: None,
+        events: Vec::new(),
+        views: Vec::new(),
+        pools: None,
+    };
+    Seen { text, obs }
+}
+
+fn ok(text: &'static str) -> Seen {
+    with(text, Status::Ok(0))
+}
+
+fn err(text: &'static str, errno: u16) -> Seen {
+    with(text, Status::Err(errno))
+}
+
+impl Seen {
+    fn free_rsvd(mut self, free: i64, rsvd: i64) -> Self {
+        let big = Pool { total: 1, free: 1, rsvd: 0, surp: 0 };
+        self.obs.pools = Some([Pool { total: 8, free, rsvd, surp: 0 }, big]);
+        self
+    }
+    fn out(mut self, out: Output) -> Self {
+        self.obs.out = out;
+        self
+    }
+    fn reads(self, words: &[Word]) -> Self {
+        let runs = words.iter().map(|w| ContentRun { pages: 1, head: *w, tail: *w });
+        self.out(Output::Content(runs.collect()))
+    }
+    fn event(mut self, code: u8, at: Place, len: u64) -> Self {
+        let at = Spot::In(at);
+        let uffd = case::UffdId(0);
+        let event = FaultSeen { uffd, event: code, flags: 0, at, to: at, len, answer: 0 };
+        self.obs.events.push(event);
+        self
+    }
+}
+
+fn tag(serial: u32, page: u32) -> Word {
+    Word::Tag(case::Tag { serial, page })
+}
+
+fn counters() -> Counters {
+    Counters {
+        pool_2m: Pool { total: 8, free: 8, rsvd: 0, surp: 0 },
+        pool_1g: Pool { total: 1, free: 1, rsvd: 0, surp: 0 },
+        nodes_2m: Vec::new(),
+        hwcorrupted_kb: 0,
+    }
+}
+
+fn profile(new: bool) -> Profile {
+    let bits = UffdFeatures::POISON.0 | UffdFeatures::MOVE.0;
+    Profile {
+        uffd_features: if new { 0x1ffff | u64::from(bits) } else { 0x1fff },
+        huge_2m: true,
+        huge_1g: true,
+        thp: true,
+        collapse: true,
+        unpoison: true,
+        thp_enabled: "never".into(),
+        thp_shmem: "never".into(),
+        ..Profile::default()
+    }
+}
+
+/// The rule the observation breaks, if any; `poisoned` pages stay counted at the end.
+fn verdict(new: bool, lines: Vec<Seen>, poisoned: i64) -> Option<String> {
+    let text: String = lines.iter().map(|l| format!("{}\n", l.text)).collect();
+    let program: Program = case::text::parse(&format!("hgm 1\n{text}")).expect("a program");
+    let mut after = counters();
+    after.hwcorrupted_kb = poisoned * 4;
+    let obs = Observation {
+        before: counters(),
+        lines: lines.into_iter().map(|l| l.obs).collect(),
+        end: Vec::new(),
+        after,
+        fresh: true,
+        nanos: 0,
+    };
+    let report = judge(&program, &obs, &profile(new), &Known::default());
+    match report.verdict {
+        Verdict::Pass => {
+            assert_eq!(report.blurred, None, "judged to the end");
+            None
+        }
+        Verdict::Violation(v) => {
+            eprintln!("{v:?}");
+            Some(v.rule)
+        }
+        Verdict::Inconclusive(why) => panic!("{why}"),
+    }
+}
+
+fn passes(lines: Vec<Seen>) {
+    assert_eq!(verdict(true, lines, 0), None);
+}
+
+fn breaks(rule: &str, lines: Vec<Seen>) {
+    assert_eq!(verdict(true, lines, 0).as_deref(), Some(rule));
+}
+
+const EPERM: u16 = 1;
+const ENOMEM: u16 = 12;
+const EACCES: u16 = 13;
+const EBUSY: u16 = 16;
+const EINVAL: u16 = 22;
+const ENOSPC: u16 = 28;
+
+#[test]
+fn shared_mappings_reserve_once() {
+    let lines = |second: i64| {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("mmap at=r0 len=4M share=shared from=f0").free_rsvd(8, 2),
+            ok("mmap at=r1 len=6M share=shared from=f0").free_rsvd(8, second),
+            ok("write at=r0 len=4K").free_rsvd(7, second - 1),
+            ok("munmap at=r0 len=4M").free_rsvd(7, second - 1),
+        ]
+    };
+    passes(lines(3));
+    breaks("X-02", lines(5));
+}
+
+#[test]
+fn private_mappings_reserve_all_and_give_back() {
+    passes(vec![
+        ok("mmap at=r0 len=4M page=2M").free_rsvd(8, 2),
+        ok("write at=r0 len=4K").free_rsvd(7, 1),
+        ok("munmap at=r0 len=2M").free_rsvd(8, 1),
+        ok("munmap at=r0+2M len=2M").free_rsvd(8, 0),
+    ]);
+    passes(vec![ok("mmap at=r0 len=4M page=2M flags=noreserve").free_rsvd(8, 0)]);
+    breaks("H-053", vec![ok("mmap at=r0 len=18M page=2M")]);
+    passes(vec![err("mmap at=r0 len=18M page=2M", ENOMEM)]);
+}
+
+#[test]
+fn dontneed_gives_the_reservation_back() {
+    let lines = |rsvd: i64| {
+        vec![
+            ok("mmap at=r0 len=2M page=2M").free_rsvd(8, 1),
+            ok("write at=r0 len=4K").free_rsvd(7, 0),
+            ok("madvise at=r0 len=2M advice=dontneed").free_rsvd(8, rsvd),
+        ]
+    };
+    passes(lines(1));
+    breaks("X-02", lines(0));
+}
+
+#[test]
+fn dontneed_rounds_huge_ranges_down() {
+    passes(vec![
+        ok("mmap at=r0 len=4M page=2M"),
+        ok("write at=r0 len=4K"),
+        ok("madvise at=r0 len=4K advice=dontneed").free_rsvd(7, 1),
+        err("madvise at=r0+4K len=2M advice=dontneed", EINVAL),
+        ok("read at=r0 len=4K").reads(&[tag(2, 0)]),
+    ]);
+}
+
+#[test]
+fn half_huge_pages_cannot_be_unmapped_or_protected() {
+    passes(vec![
+        ok("mmap at=r0 len=4M page=2M"),
+        err("munmap at=r0 len=4K", EINVAL),
+        err("mprotect at=r0+4K len=2M prot=read", EINVAL),
+        ok("mprotect at=r0 len=4K prot=read,write"),
+        err("madvise at=r0 len=4K advice=dontfork", EINVAL),
+        ok("madvise at=r0 len=4K advice=dofork"),
+        err("mremap at=r0 len=4M new=6M flags=maymove", EINVAL),
+    ]);
+    breaks("H-080", vec![ok("mmap at=r0 len=4M page=2M"), ok("munmap at=r0 len=4K")]);
+}
+
+#[test]
+fn holes_stop_mprotect_and_only_fail_madvise() {
+    passes(vec![
+        ok("mmap at=r0 len=4K"),
+        ok("mmap at=r0+8K len=4K"),
+        ok("write at=r0 len=4K"),
+        ok("write at=r0+8K len=4K"),
+        err("madvise at=r0 len=12K advice=dontneed", ENOMEM),
+        ok("read at=r0+8K len=4K").reads(&[Word::Zero]),
+        err("mprotect at=r0 len=12K prot=read", ENOMEM),
+        with(
+            "write at=r0 len=4K",
+            Status::Signal(SignalSeen {
+                signo: 11,
+                code: 2,
+                at: Spot::In(Place::new(0, 0)),
+                lsb: 0,
+            }),
+        ),
+        ok("write at=r0+8K len=4K"),
+    ]);
+}
+
+#[test]
+fn fallocate_beyond_the_pool_keeps_its_prefix() {
+    let stat = |size: u64, pages: u64| Output::Stat { size, blocks: pages * 4096 };
+    passes(vec![
+        ok("f0 = memfd page=2M"),
+        err("fallocate file=f0 len=20M", ENOSPC).free_rsvd(0, 0),
+        ok("fstat file=f0").out(stat(0, 8)),
+        ok("ftruncate file=f0 len=0").free_rsvd(8, 0),
+        ok("fallocate file=f0 len=3M").free_rsvd(6, 0),
+        ok("fstat file=f0").out(stat(3 << 20, 2)),
+        err("ftruncate file=f0 len=1M", EINVAL),
+        err("pwrite file=f0 len=4K", EINVAL),
+    ]);
+    breaks(
+        "H-007",
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("fallocate file=f0 len=3M"),
+            ok("fstat file=f0").out(stat(4 << 20, 2)),
+        ],
+    );
+}
+
+#[test]
+fn holes_zero_bytes_at_both_ends() {
+    let lines = |tail: Word| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            with("pwrite file=f0 len=12K", Status::Ok(12288)),
+            ok("punch file=f0 off=4088 len=4104"),
+            with("pread file=f0 len=12K", Status::Ok(12288)).out(Output::Content(vec![
+                ContentRun { pages: 1, head: tag(2, 0), tail: Word::Zero },
+                ContentRun { pages: 1, head: Word::Zero, tail: Word::Zero },
+                ContentRun { pages: 1, head: tail, tail: tag(2, 2) },
+            ])),
+        ]
+    };
+    passes(lines(tag(2, 2)));
+    breaks("X-03", lines(Word::Zero));
+    passes(vec![
+        ok("f0 = memfd page=4K"),
+        with("pwrite file=f0 len=8K", Status::Ok(8192)),
+        ok("punch file=f0 off=4K len=4"),
+        with("pread file=f0 off=4K len=4K", Status::Ok(4096))
+            .out(Output::Content(vec![ContentRun { pages: 1, head: tag(2, 0), tail: tag(2, 1) }])),
+    ]);
+}
+
+#[test]
+fn seals_bar_what_they_name() {
+    passes(vec![
+        ok("f0 = memfd page=4K flags=sealing"),
+        ok("ftruncate file=f0 len=8K"),
+        ok("seal file=f0 seals=grow"),
+        err("ftruncate file=f0 len=12K", EPERM),
+        err("fallocate file=f0 len=12K flags=keep_size", EPERM),
+        with("pwrite file=f0 off=4K len=8K", Status::Ok(4096)),
+        ok("mmap at=r0 len=8K share=shared from=f0"),
+        err("seal file=f0 seals=write", EBUSY),
+        ok("munmap at=r0 len=8K"),
+        ok("seal file=f0 seals=write"),
+        err("mmap at=r0 len=8K share=shared from=f0", EPERM),
+        ok("mmap at=r0 len=8K share=shared from=f0 prot=read"),
+        err("mprotect at=r0 len=8K prot=read,write", EACCES),
+        ok("seal file=f0 seals=seal"),
+        err("seal file=f0 seals=shrink", EPERM),
+    ]);
+    passes(vec![ok("f0 = memfd page=2M"), err("seal file=f0 seals=grow", EPERM)]);
+}
+
+#[test]
+fn advice_is_refused_where_it_makes_no_sense() {
+    passes(vec![
+        ok("mmap at=r0 len=2M page=2M"),
+        err("madvise at=r0 len=2M advice=free", EINVAL),
+        err("madvise at=r0 len=2M advice=cold", EINVAL),
+        err("madvise at=r0 len=2M advice=pageout", EINVAL),
+        err("madvise at=r0 len=2M advice=collapse", EINVAL),
+        err("madvise at=r0 len=2M advice=wipeonfork", EINVAL),
+        err("madvise at=r0 len=2M advice=remove", EACCES),
+        ok("madvise at=r0 len=2M advice=hugepage"),
+        ok("madvise at=r0 len=2M advice=mergeable"),
+        err("madvise at=r0 len=2M advice=unknown", EINVAL),
+        ok("mmap at=r1 len=4K"),
+        err("madvise at=r1 len=4K advice=remove", EINVAL),
+        ok("mlock at=r1 len=4K"),
+        err("madvise at=r1 len=4K advice=dontneed", EINVAL),
+        ok("madvise at=r1 len=4K advice=dontneed_locked"),
+        ok("madvise at=r1 len=0 advice=dontneed"),
+    ]);
+    breaks(
+        "A-027",
+        vec![ok("mmap at=r0 len=4K share=shared"), ok("madvise at=r0 len=4K advice=wipeonfork")],
+    );
+}
+
+#[test]
+fn moved_mappings_keep_their_pages() {
+    let lines = |word: Word| {
+        vec![
+            ok("mmap at=r0 len=8K"),
+            ok("write at=r0 len=8K"),
+            ok("mremap at=r0 len=8K new=8K to=r1 flags=maymove,fixed"),
+            ok("read at=r1 len=8K").reads(&[tag(2, 0), word]),
+            err("mremap at=r1 len=12K new=4K to=r2 flags=maymove,fixed", 14),
+        ]
+    };
+    passes(lines(tag(2, 1)).into_iter().take(4).collect());
+    breaks("X-03", lines(Word::Zero));
+    passes(vec![
+        ok("mmap at=r0 len=4M page=2M").free_rsvd(8, 2),
+        ok("write at=r0 len=4K").free_rsvd(7, 1),
+        ok("mremap at=r0 len=4M new=4M to=r1 flags=maymove,fixed").free_rsvd(7, 1),
+        ok("write at=r1+2M len=4K").free_rsvd(6, 0),
+        ok("munmap at=r1 len=4M").free_rsvd(8, 0),
+    ]);
+}
+
+#[test]
+fn a_write_sealed_area_grows_in_place_only_with_room() {
+    passes(vec![
+        ok("mmap at=r0 len=4K"),
+        ok("mremap at=r0 len=4K new=8K"),
+        ok("mmap at=r0+8K len=4K prot=read"),
+        err("mremap at=r0 len=8K new=12K", ENOMEM),
+        err("mremap at=r0 len=0 new=4K flags=maymove", EINVAL),
+    ]);
+}
+
+#[test]
+fn events_of_changes_come_exactly_once() {
+    let uffd = || ok("u0 = uffd features=event_unmap,event_remove handler=copy");
+    let lines = |unmap: Seen| {
+        vec![
+            uffd(),
+            ok("mmap at=r0 len=8K"),
+            with("register uffd=u0 at=r0 len=8K modes=missing", Status::Ok(0x13c)),
+            ok("madvise at=r0 len=4K advice=dontneed").event(event::REMOVE, Place::new(0, 0), 4096),
+            unmap,
+        ]
+    };
+    passes(lines(ok("munmap at=r0 len=8K").event(event::UNMAP, Place::new(0, 0), 8192)));
+    breaks("U-062", lines(ok("munmap at=r0 len=8K")));
+}
+
+#[test]
+fn collapse_needs_a_written_page_in_each_block() {
+    passes(vec![
+        ok("mmap at=r0 len=4M"),
+        ok("write at=r0 len=4K"),
+        ok("madvise at=r0 len=2M advice=collapse"),
+        ok("read at=r0 len=4K").reads(&[tag(2, 0)]),
+        err("madvise at=r0+2M len=2M advice=collapse", EINVAL),
+    ]);
+    breaks("A-003", vec![ok("mmap at=r0 len=2M"), ok("madvise at=r0 len=2M advice=collapse")]);
+    breaks(
+        "A-003",
+        vec![
+            ok("mmap at=r0 len=2M"),
+            ok("write at=r0 len=4K"),
+            err("madvise at=r0 len=2M advice=collapse", EINVAL),
+        ],
+    );
+}
+
+fn poisoned(text: &'static str, told: bool) -> Seen {
+    let mut seen = ok(text);
+    let at = Spot::In(Place::new(0, 0));
+    seen.obs.also = told.then_some(SignalSeen { signo: 7, code: 4, at, lsb: 12 });
+    seen
+}
+
+#[test]
+fn poison_is_told_and_stays() {
+    let bus = SignalSeen { signo: 7, code: 4, at: Spot::In(Place::new(0, 0)), lsb: 12 };
+    let lines = |told: bool, last: Status| {
+        vec![
+            ok("mmap at=r0 len=8K"),
+            ok("write at=r0 len=8K"),
+            poisoned("madvise at=r0 len=4K advice=hwpoison", told),
+            ok("read at=r0+4K len=4K").reads(&[tag(2, 1)]),
+            with("read at=r0 len=4K", last).out(Output::Content(Vec::new())),
+        ]
+    };
+    let signal = Status::Signal(bus);
+    assert_eq!(verdict(true, lines(true, signal), 1), None);
+    assert_eq!(verdict(false, lines(false, signal), 1), None);
+    assert_eq!(verdict(true, lines(false, signal), 1).as_deref(), Some("A-092"));
+    assert_eq!(verdict(true, lines(true, Status::Ok(0)), 1).as_deref(), Some("A-093"));
+    assert_eq!(verdict(true, lines(true, signal), 2).as_deref(), Some("O-081"));
+}
+
+#[test]
+fn populate_stops_where_a_page_cannot_be_had() {
+    passes(vec![
+        ok("f0 = memfd page=4K"),
+        ok("ftruncate file=f0 len=4K"),
+        ok("mmap at=r0 len=8K share=shared from=f0"),
+        err("madvise at=r0 len=8K advice=populate_write", 14),
+        err("mlock at=r0 len=8K", ENOMEM),
+        ok("mprotect at=r0 len=8K prot=read"),
+        err("madvise at=r0 len=4K advice=populate_write", EINVAL),
+        ok("mmap at=r1 len=16M page=2M").free_rsvd(8, 8),
+        ok("mmap at=r2 len=2M page=2M flags=noreserve,populate").free_rsvd(8, 8),
+        err("madvise at=r2 len=2M advice=populate_read", 14),
+        err("mlock at=r2 len=2M", ENOMEM),
+        ok("mlock at=r1 len=2M").free_rsvd(7, 7),
+    ]);
+}
