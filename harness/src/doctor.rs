@@ -63,8 +63,11 @@ fn fail(detail: impl Into<String>, fix: impl Into<String>) -> Found {
     (State::Fail, detail.into(), fix.into())
 }
 
+/// One check: looks, says what it found.
+type Look = fn(&Context) -> Found;
+
 /// Every check by name, in the order shown.
-pub const CHECKS: &[(&str, fn(&Context) -> Found)] = &[
+pub const CHECKS: &[(&str, Look)] = &[
     ("config", config),
     ("home", home),
     ("disk", disk),
@@ -126,7 +129,7 @@ fn disk(ctx: &Context) -> Found {
         Ok(stat) => stat,
         Err(error) => return warn(format!("{}: {error}", existing.display()), "check the disk"),
     };
-    let free = stat.blocks_available() as u64 * stat.fragment_size() as u64 >> 20;
+    let free = (stat.blocks_available() * stat.fragment_size()) >> 20;
     let detail = format!("{free} MiB free for {}", ctx.home.display());
     let fix = "free space, or choose another file system with --home or HGM_HOME";
     match free {
@@ -255,10 +258,10 @@ fn kernels(ctx: &Context) -> Found {
     if known.is_empty() {
         return warn("none registered", "hgm kernel add debian:6.1, or hgm kernel add BZIMAGE");
     }
-    if ctx.config.kernel.is_some() {
-        if let Err(error) = ctx.kernel() {
-            return fail(error.message, error.help);
-        }
+    if ctx.config.kernel.is_some()
+        && let Err(error) = ctx.kernel()
+    {
+        return fail(error.message, error.help);
     }
     let names: Vec<&str> = known.iter().map(|kernel| kernel.id.as_str()).collect();
     ok(names.join(", "))

@@ -15,7 +15,6 @@ pub enum Tone {
     Warn,
     Bad,
     Strong,
-    Dim,
 }
 
 /// The two streams and how to write to them.
@@ -101,6 +100,7 @@ impl Term {
                 "cause": error.cause,
                 "help": error.help,
                 "code": error.exit.code(),
+                "name": error.exit.row().name,
             }));
             return;
         }
@@ -144,7 +144,6 @@ fn paint(on: bool, tone: Tone, text: &str) -> String {
         Tone::Warn => "33",
         Tone::Bad => "1;31",
         Tone::Strong => "1",
-        Tone::Dim => "2",
     };
     if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }

@@ -130,6 +130,7 @@ fn errors_as_json_are_one_object_on_stdout() {
         assert_eq!(out.code, *code, "{args:?}");
         let json = out.json();
         assert_eq!(json["code"], *code, "{args:?}");
+        assert!(["usage", "config", "infrastructure"].contains(&json["name"].as_str().unwrap()));
         assert!(!json["error"].as_str().unwrap().is_empty());
         assert!(!json["help"].as_str().unwrap().is_empty());
     }
