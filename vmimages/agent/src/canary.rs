@@ -88,15 +88,17 @@ pub fn kernel_report() {
     }
 }
 
-/// Seconds a waiter is left blocked: two scans of the detector.
-const BLOCKED_MS: u64 = 4500;
+/// How long a waiter is left blocked at most; the detector needs two of its scans.
+const BLOCKED_MS: u64 = 8000;
+/// Reports the kernel may still print: it counts down with each.
+const WARNINGS: &str = "/proc/sys/kernel/hung_task_warnings";
 
 /// A write to a file holds its inode lock while the source page waits for a userfault; a second
 /// write to the same file then waits for that lock, uninterruptibly. Closing the userfaultfd
 /// frees both.
 fn block_a_task() -> bool {
     for (name, value) in [
-        ("hung_task_warnings", "100"),
+        ("hung_task_warnings", "1"),
         ("hung_task_check_interval_secs", "1"),
         ("hung_task_panic", "0"),
     ] {
@@ -114,14 +116,24 @@ fn block_a_task() -> bool {
         sys::sleep_ms(100);
         let source = other.as_ptr() as u64;
         scope.spawn(move || write_at(source));
-        sys::sleep_ms(BLOCKED_MS);
+        let until = sys::now() + BLOCKED_MS * 1_000_000;
+        while sys::now() < until && !reported() {
+            sys::sleep_ms(50);
+        }
         sys::close(uffd);
     });
+    let done = reported();
+    let _ = sys::put(WARNINGS, "10");
     sys::close(file);
     // SAFETY: the page mapped by `waiting_page`.
     unsafe { libc::munmap(page as *mut _, 4096) };
     let _ = sys::put("/proc/sys/kernel/hung_task_timeout_secs", "120");
-    true
+    done
+}
+
+/// Whether the one report has been printed.
+fn reported() -> bool {
+    std::fs::read_to_string(WARNINGS).is_ok_and(|left| left.trim() == "0")
 }
 
 /// A page whose first touch waits until the returned userfaultfd is closed.

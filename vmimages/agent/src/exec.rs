@@ -3,7 +3,8 @@
 
 use crate::board::{Board, NONE};
 use crate::scratch::Scratch;
-use crate::{guard, ops_file, ops_map, ops_proc, ops_special, ops_uffd, timeout};
+use crate::timeout::{self, Late};
+use crate::{guard, ops_file, ops_map, ops_proc, ops_special, ops_uffd};
 use case::Op;
 use case::observation::{Output, SignalSeen, Skip, Status, View};
 use case::value::{FileId, UffdId};
@@ -104,7 +105,8 @@ pub fn run(lane: &mut Lane, line: u16, op: &Op) -> Reply {
         crate::special::fail_nth_end();
     }
     let late = timeout::end(board, lane.slot);
-    if late && status == Status::Err(libc::EINTR as u16) {
+    let interrupted = status == Status::Err(libc::EINTR as u16);
+    if late == Late::Forced || late == Late::Signalled && interrupted {
         status = Status::Timeout;
     }
     let views = ops_proc::own_views(lane, op);

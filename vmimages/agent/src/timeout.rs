@@ -65,30 +65,27 @@ fn fire(board: &Board, slot: &Watch, now: u64) {
     let (pid, tid) = (slot.pid.load(SeqCst), slot.tid.load(SeqCst));
     // SAFETY: a signal to a thread of ours; a stale id gives ESRCH.
     unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, guard::break_signal()) };
-    if fired == DRAIN_AFTER {
-        for uffd in &board.uffds {
-            drain(uffd.fd.load(SeqCst));
-        }
-    }
-    if fired == CLOSE_AFTER {
-        for uffd in &board.uffds {
-            close(uffd);
-        }
+    let forced = match fired {
+        DRAIN_AFTER => board.uffds.iter().filter(|u| drain(u.fd.load(SeqCst))).count() > 0,
+        CLOSE_AFTER => board.uffds.iter().filter(|u| close(u)).count() > 0,
+        _ => false,
+    };
+    if forced {
+        slot.forced.store(1, SeqCst);
     }
 }
 
-fn drain(fd: i32) {
+/// Reads what nobody reads; says whether there was something.
+fn drain(fd: i32) -> bool {
     let mut message = [0u8; 32];
     // At most a queue's worth; the fd does not block.
-    for _ in 0..64 {
-        if fd == NONE || !matches!(sys::read_some(fd, &mut message), Ok(32)) {
-            return;
-        }
-    }
+    let read =
+        (0..64).take_while(|_| fd != NONE && matches!(sys::read_some(fd, &mut message), Ok(32)));
+    read.count() > 0
 }
 
-/// Ends the handler of a uffd and closes it.
-pub fn close(uffd: &crate::board::Uffd) {
+/// Ends the handler of a uffd and closes it; says whether it was open.
+pub fn close(uffd: &crate::board::Uffd) -> bool {
     let stop = uffd.stop.swap(NONE, SeqCst);
     if stop != NONE {
         let _ = sys::write_all(stop, &1u64.to_ne_bytes());
@@ -97,12 +94,24 @@ pub fn close(uffd: &crate::board::Uffd) {
     if fd != NONE {
         sys::close(fd);
     }
+    fd != NONE
+}
+
+/// How the watchdog took part in an op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    No,
+    /// It sent signals.
+    Signalled,
+    /// It took away what the op waited for.
+    Forced,
 }
 
 /// Begins an op: the watchdog counts from here.
 pub fn begin(board: &Board, slot: usize, line: u16, range: (u64, u64)) {
     let watch = &board.watch[slot];
     watch.fired.store(0, SeqCst);
+    watch.forced.store(0, SeqCst);
     watch.line.store(line.into(), SeqCst);
     watch.from.store(range.0, SeqCst);
     watch.to.store(range.1, SeqCst);
@@ -110,10 +119,15 @@ pub fn begin(board: &Board, slot: usize, line: u16, range: (u64, u64)) {
     watch.deadline.store(sys::now() + board.timeout_ns.load(SeqCst), SeqCst);
 }
 
-/// Ends an op; says whether the watchdog had to act.
-pub fn end(board: &Board, slot: usize) -> bool {
-    board.watch[slot].deadline.store(0, SeqCst);
-    board.watch[slot].fired.load(SeqCst) > 0
+/// Ends an op.
+pub fn end(board: &Board, slot: usize) -> Late {
+    let watch = &board.watch[slot];
+    watch.deadline.store(0, SeqCst);
+    match (watch.fired.load(SeqCst), watch.forced.load(SeqCst)) {
+        (0, _) => Late::No,
+        (_, 0) => Late::Signalled,
+        _ => Late::Forced,
+    }
 }
 
 /// The calling thread is the one of that slot.
