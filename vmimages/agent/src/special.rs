@@ -53,25 +53,10 @@ fn with_scratch<R>(len: usize, use_buffer: impl FnOnce(&mut [u8]) -> R) -> R {
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        let grown = scratch.len() < len + ALIGN;
-        if grown {
-            // A new buffer comes zeroed from the kernel; growing the old one would copy it.
-            *scratch = Vec::new();
-            *scratch = vec![0; len + ALIGN];
+        if scratch.len() < len + ALIGN {
+            scratch.resize(len + ALIGN, 0);
         }
         let skip = scratch.as_ptr().align_offset(ALIGN);
-        let buffer = &mut scratch[skip..skip + len];
-        if grown {
-            populate(buffer);
-        }
-        use_buffer(buffer)
+        use_buffer(&mut scratch[skip..skip + len])
     })
-}
-
-/// Has the kernel make all pages of a buffer at once: one call instead of a fault for each page.
-fn populate(buffer: &mut [u8]) {
-    const MADV_POPULATE_WRITE: i32 = 23;
-    // SAFETY: the content stays; the range is ours. Where the kernel does not know the advice the
-    // pages come one by one.
-    unsafe { libc::madvise(buffer.as_mut_ptr().cast(), buffer.len(), MADV_POPULATE_WRITE) };
 }
