@@ -143,11 +143,6 @@ impl Canaries {
         None
     }
 
-    /// True if the first round, or another, is not yet planted.
-    pub fn is_due(&self) -> bool {
-        !self.due.is_empty()
-    }
-
     /// Its VM went away before it ran: not planted after all.
     pub fn give_back(&mut self, canary: Canary) {
         self.planted = self.planted.saturating_sub(1);

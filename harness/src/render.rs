@@ -123,6 +123,8 @@ pub fn table(rows: &[Row], all: bool) -> String {
             let _ = writeln!(out, "         expected  {}", row.expected);
             if !row.ok {
                 let _ = writeln!(out, "         observed  {}", row.observed);
+            }
+            if !row.ok && !row.rules.is_empty() {
                 let _ = writeln!(out, "         rules     {}", row.rules.join(", "));
             }
         }

@@ -135,8 +135,14 @@ pub enum Cause {
     Host(String),
 }
 
-/// Names the cause of a death. `silent` = nothing was heard for longer than any op may take.
-pub fn cause_of_death(reports: &[ConsoleReport], console: &[u8], silent: bool, how: &str) -> Cause {
+/// Names the cause of a death. `silent` = nothing was heard for longer than any op may take, and
+/// the function the guest said it hangs in, if it did.
+pub fn cause_of_death(
+    reports: &[ConsoleReport],
+    console: &[u8],
+    silent: Option<Option<String>>,
+    how: &str,
+) -> Cause {
     let kernel = reports.iter().find(|r| !is_our_init(r));
     if let Some(report) = kernel {
         return Cause::Guest(Box::new(of_console(report, console)));
@@ -144,10 +150,11 @@ pub fn cause_of_death(reports: &[ConsoleReport], console: &[u8], silent: bool, h
     if let Some(report) = reports.first() {
         return Cause::Host(format!("the agent ended: {}", report.title));
     }
-    if silent {
+    if let Some(place) = silent {
+        let place = place.unwrap_or_else(|| "silent".into());
         return Cause::Guest(Box::new(Sighting {
-            signature: "hang/guest/silent".into(),
-            title: "guest stopped answering and printed nothing".into(),
+            signature: format!("hang/guest/{place}"),
+            title: format!("guest stopped answering ({place})"),
             source: Source::Hang,
             known: None,
             violation: None,
@@ -208,7 +215,12 @@ mod tests {
         exitcode=0x00000100\n";
 
     fn cause(console: &[u8], silent: bool) -> Cause {
-        cause_of_death(&oracles::console::scan(console), console, silent, "exit status 0")
+        cause_of_death(
+            &oracles::console::scan(console),
+            console,
+            silent.then_some(None),
+            "status 0",
+        )
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Campaign<'_> {
             if self.slots[slot].stopped || self.slots[slot].replaying.is_some() {
                 continue;
             }
-            if self.may_replay() && self.order_replay(slot) {
+            if self.may_replay() && self.suits_replay(slot) && self.order_replay(slot) {
                 continue;
             }
             while self.phase == Phase::Running
@@ -115,6 +115,12 @@ impl Campaign<'_> {
         }
         let (end, took) = self.replayed.unwrap_or((self.start, Duration::ZERO));
         self.slots.len() > 1 || end.elapsed() >= took
+    }
+
+    /// A slot that boots anyway is taken rather than one whose VM would have to go.
+    fn suits_replay(&self, slot: usize) -> bool {
+        let boots = |s: &super::Slot| !s.up && !s.stopped && s.replaying.is_none();
+        boots(&self.slots[slot]) || !self.slots.iter().any(boots)
     }
 
     fn order_replay(&mut self, slot: usize) -> bool {

@@ -7,7 +7,7 @@ use crate::triage::{self, Sighting};
 use case::{Finding, FindingState, Profile, Program};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use store::{Corpus, Counters, Evidence, Findings, Journal, RunDir, RunMeta};
 
@@ -200,10 +200,5 @@ impl Keeper {
         let text = serde_json::to_string(summary).unwrap_or_default();
         self.journal.set_note("summary", &text)?;
         self.event("end", &json!({ "programs": summary.programs }))
-    }
-
-    /// The folder of one finding.
-    pub fn folder(&self, id: &str) -> PathBuf {
-        self.findings.folder(id)
     }
 }

@@ -244,7 +244,7 @@ impl<'a> Campaign<'a> {
                 self.boot_failed(slot, &why, failures, pause)
             }
             Event::Done(done) => self.done(*done),
-            Event::Console { job, sighting, .. } => match job.canary {
+            Event::Console { job, sighting } => match job.canary {
                 Some(_) => Ok(()),
                 None => self.suspect(*sighting, job.program),
             },
@@ -355,6 +355,8 @@ impl<'a> Campaign<'a> {
         {
             self.keeper.program(&program)?;
         }
+        // The VM thread replaces a VM that showed something new.
+        self.slots[slot].up &= !unseen;
         for sighting in judged.sightings {
             self.suspect(sighting, job.program.clone())?;
         }
@@ -456,7 +458,6 @@ impl<'a> Campaign<'a> {
 
     fn replayed(&mut self, replayed: Replayed) -> anyhow::Result<()> {
         let slot = &mut self.slots[replayed.slot];
-        slot.up = false;
         slot.load = 0;
         let took = slot.replaying.take().map_or(Duration::ZERO, |since| since.elapsed());
         self.replayed = Some((Instant::now(), took));

@@ -189,7 +189,7 @@ impl Bench {
                 self.load[done.slot] = 0;
                 self.judged(done.job.ticket as usize, &done.judged);
             }
-            Event::Console { job, sighting, .. } => {
+            Event::Console { job, sighting } => {
                 self.compare(job.ticket as usize, &[sighting.signature]);
             }
             Event::Died { slot, job, cause } => {

@@ -26,7 +26,7 @@ use libafl::inputs::BytesInputConverter;
 use libafl::mutators::{HavocScheduledMutator, Mutator};
 use libafl::observers::{MapObserver, StdMapObserver};
 use libafl::schedulers::Scheduler;
-use libafl::state::{HasCorpus, HasExecutions, HasRand, HasSolutions, StdState};
+use libafl::state::{HasCorpus, HasExecutions, HasRand, StdState};
 use libafl_bolts::rands::{Rand, StdRand};
 use libafl_bolts::tuples::tuple_list;
 use schedule::YoungFirst;
@@ -292,15 +292,5 @@ impl Engine {
         for state in states {
             map.set(cell(*state), 1);
         }
-    }
-
-    /// Programs told so far.
-    pub fn told(&self) -> u64 {
-        *self.state.executions()
-    }
-
-    /// Faults of distinct signature told so far.
-    pub fn faults(&self) -> usize {
-        self.state.solutions().count()
     }
 }

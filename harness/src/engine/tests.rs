@@ -3,6 +3,7 @@
 use super::*;
 use case::value::{Bytes, Place};
 use case::{Op, ProcId, Step};
+use libafl::state::HasSolutions;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -123,7 +124,7 @@ fn only_new_states_enter_the_corpus_and_known_faults_never() {
     assert_eq!(told(&mut engine, Ending::Fault { fresh: true }), Told::Fault);
     assert!(matches!(told(&mut engine, Ending::Pass), Told::Kept(_)));
     assert_eq!(told(&mut engine, Ending::Pass), Told::Dull);
-    assert_eq!((engine.corpus_len(), engine.faults(), engine.states()), (1, 1, 2));
+    assert_eq!((engine.corpus_len(), engine.state.solutions().count(), engine.states()), (1, 1, 2));
 }
 
 #[test]

@@ -1,0 +1,139 @@
+//! A running VM with its books: programs outstanding, console read so far, which program a kernel
+//! report belongs to, and what the guest died of.
+
+use super::{Job, TICK};
+use crate::triage::{self, Cause, Sighting};
+use case::Profile;
+use oracles::console::{Report, Scanner};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use vm::{Death, DeathKind, Vm};
+
+/// Ends of programs remembered, to say which one a console report belongs to.
+const MARKS_MAX: usize = 512;
+/// Bytes the console may gain between two looks at it without having lost any.
+const RING_SLACK: u64 = 64 << 10;
+/// Time for the rest of a report to arrive after a guest died.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
+/// Time for a silent guest to say where it hangs.
+const NMI_WAIT: Duration = Duration::from_secs(2);
+
+/// A running VM and what is outstanding in it.
+pub(super) struct Live {
+    pub(super) vm: Vm,
+    pub(super) profile: Profile,
+    pub(super) flight: VecDeque<(u64, Job)>,
+    pub(super) next_id: u64,
+    pub(super) ran: u32,
+    /// Last sign of life.
+    pub(super) heard: Instant,
+    scanner: Scanner,
+    /// Console bytes before the first program.
+    base: u64,
+    /// Console bytes seen, up to where the scanner has read.
+    scanned: u64,
+    /// Where in the scanner's stream each of the last programs ended.
+    marks: VecDeque<(u64, Job)>,
+}
+
+impl Live {
+    pub(super) fn new(vm: Vm, profile: Profile) -> Live {
+        // What the kernel prints while it boots is not any program's doing.
+        let scanned = vm.console_len();
+        Live {
+            vm,
+            profile,
+            flight: VecDeque::new(),
+            next_id: 1,
+            ran: 0,
+            heard: Instant::now(),
+            scanner: Scanner::new(),
+            base: scanned,
+            scanned,
+            marks: VecDeque::new(),
+        }
+    }
+
+    fn feed(&mut self) -> Vec<Report> {
+        let bytes = self.vm.console_since(self.scanned);
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        // A console that ran over gives fewer bytes than it counted: go on from its end.
+        let lost = self.vm.console_len().saturating_sub(self.scanned + bytes.len() as u64);
+        self.scanned += bytes.len() as u64;
+        if lost > RING_SLACK {
+            self.scanned = self.vm.console_len();
+        }
+        self.scanner.push(&bytes)
+    }
+
+    /// Reads what the console got since the last look; `job` has just ended.
+    pub(super) fn read_console(&mut self, job: &Job) -> Vec<(Job, Sighting)> {
+        let reports = self.feed();
+        self.marks.push_back((self.scanned - self.base, job.clone()));
+        if self.marks.len() > MARKS_MAX {
+            self.marks.pop_front();
+        }
+        self.name_guilty(reports)
+    }
+
+    /// Reports that had no end yet.
+    pub(super) fn last_reports(&mut self) -> Vec<(Job, Sighting)> {
+        let mut reports = self.feed();
+        reports.extend(std::mem::take(&mut self.scanner).finish());
+        let named = self.name_guilty(reports);
+        // The next scanner's stream starts here.
+        self.base = self.scanned;
+        self.marks.clear();
+        named
+    }
+
+    /// The program that ended first after the report began.
+    fn name_guilty(&self, reports: Vec<Report>) -> Vec<(Job, Sighting)> {
+        if reports.is_empty() {
+            return Vec::new();
+        }
+        let console = self.vm.console_since(self.base);
+        let of = |report: &Report| {
+            let job = self.marks.iter().find(|(end, _)| *end >= report.start);
+            let job = job.or(self.marks.back()).map(|(_, job)| job.clone())?;
+            Some((job, triage::of_console(report, &console)))
+        };
+        reports.iter().filter_map(of).collect()
+    }
+
+    /// Reads the console for as long as `time`.
+    fn listen_on(&mut self, time: Duration) -> Vec<Report> {
+        let end = Instant::now() + time;
+        let mut reports = self.feed();
+        while Instant::now() < end {
+            std::thread::sleep(TICK);
+            reports.extend(self.feed());
+        }
+        reports
+    }
+
+    /// Why the guest died, and how many reports its console holds. A silent one is killed here.
+    pub(super) fn autopsy(&mut self, death: &Death) -> (Cause, usize) {
+        let silent = matches!(death.kind, DeathKind::Silent);
+        let mut reports = self.listen_on(LAST_WORDS);
+        let mut place = None;
+        if silent && reports.is_empty() {
+            // An NMI makes the kernel print where it is. What it prints is an answer, no report.
+            if self.vm.ask_where_it_hangs(NMI_WAIT) {
+                let mut answer = self.listen_on(NMI_WAIT);
+                answer.extend(std::mem::take(&mut self.scanner).finish());
+                place = answer.into_iter().find_map(|report| report.guilty);
+            }
+            self.vm.give_up();
+        }
+        reports.extend(std::mem::take(&mut self.scanner).finish());
+        let mut console = self.vm.console_since(self.base);
+        if console.is_empty() {
+            console.clone_from(&death.console);
+        }
+        let how = death.to_string();
+        (triage::cause_of_death(&reports, &console, silent.then_some(place), &how), reports.len())
+    }
+}

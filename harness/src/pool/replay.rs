@@ -1,0 +1,128 @@
+//! Replays: one program again and again in fresh children, in a VM booted for it.
+
+use super::live::Live;
+use super::worker::{Gone, Worker, request};
+use super::{Event, Job, Replay, Replayed, TICK, stop};
+use crate::triage::{self, Cause, Sighting};
+use case::Program;
+use case::link::{FromGuest, ToGuest};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use vm::{Death, DeathKind};
+
+impl Worker {
+    /// Runs one program again and again, each time in a fresh child, first in a fresh VM; a VM
+    /// that showed anything is not used again.
+    pub(super) fn replay(&mut self, replay: Replay) -> Result<(), Gone> {
+        if self.live.as_ref().is_some_and(|live| live.ran > 0) {
+            self.drop_vm()?;
+        }
+        let mut result = Replayed {
+            slot: self.slot,
+            shown: 0,
+            tried: 0,
+            evidence: None,
+            others: BTreeSet::new(),
+            void: None,
+            replay,
+        };
+        for _ in 0..result.replay.times {
+            while self.live.is_none() {
+                if self.stopping() != stop::RUN {
+                    return self.tell(Event::Replayed(Box::new(result)));
+                }
+                if !self.boot()? && self.failures >= 3 {
+                    result.void = Some("no VM would boot for it".into());
+                    return self.tell(Event::Replayed(Box::new(result)));
+                }
+            }
+            let seen = self.replay_once(&result.replay.program);
+            result.count(seen);
+            if result.tainted() {
+                self.live = None;
+            }
+        }
+        self.tell(Event::Replayed(Box::new(result)))
+    }
+
+    fn replay_once(&mut self, program: &Program) -> Result<Vec<Sighting>, String> {
+        let silence = self.spec.silence();
+        let Some(live) = &mut self.live else { return Err("no VM".into()) };
+        let id = live.next_id;
+        live.next_id += 1;
+        live.ran += 1;
+        let job = Job { ticket: 0, program: program.clone(), fresh: true, canary: None };
+        let request = request(&self.spec, id, &job);
+        let mut heard = Instant::now();
+        let mut sent = live.vm.send(&ToGuest::Run(request));
+        loop {
+            let message = match sent.and_then(|()| live.vm.recv(TICK)) {
+                Ok(message) => message,
+                Err(death) => return live.replay_death(&death),
+            };
+            sent = Ok(());
+            match message {
+                Some(FromGuest::Done { id: got, outcome }) if got == id => {
+                    let judged = triage::judge(program, outcome, &live.profile, &self.spec.known);
+                    let mut all = judged.sightings;
+                    std::thread::sleep(TICK);
+                    all.extend(live.read_console(&job).into_iter().map(|(_, s)| s));
+                    return match judged.inconclusive {
+                        Some(why) if all.is_empty() => Err(why),
+                        _ => Ok(all),
+                    };
+                }
+                Some(_) => heard = Instant::now(),
+                None if heard.elapsed() > silence => {
+                    let death =
+                        Death { kind: DeathKind::Silent, executing: None, console: Vec::new() };
+                    return live.replay_death(&death);
+                }
+                None if self.stop.load(Ordering::SeqCst) == stop::NOW => {
+                    return Err("stopped".into());
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+impl Replayed {
+    fn count(&mut self, seen: Result<Vec<Sighting>, String>) {
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(why) => {
+                self.void = Some(why);
+                return;
+            }
+        };
+        self.tried += 1;
+        let wanted = |s: &Sighting| match &self.replay.signature {
+            Some(signature) => s.signature == *signature,
+            None => s.known.is_none(),
+        };
+        if let Some(hit) = seen.iter().find(|s| wanted(s)) {
+            self.shown += 1;
+            self.evidence.get_or_insert_with(|| hit.clone());
+        }
+        let others = seen.iter().filter(|s| !wanted(s)).map(|s| s.signature.clone());
+        self.others.extend(others.collect::<Vec<_>>());
+    }
+
+    /// Whether the VM may be spoilt for the next replay. A leak is not: each run is measured
+    /// against the counters it started from.
+    fn tainted(&self) -> bool {
+        let grave = self.evidence.as_ref().is_some_and(|e| e.source != case::Source::Oracle);
+        grave || self.void.is_some() || !self.others.is_empty()
+    }
+}
+
+impl Live {
+    fn replay_death(&mut self, death: &Death) -> Result<Vec<Sighting>, String> {
+        match self.autopsy(death).0 {
+            Cause::Guest(sighting) => Ok(vec![*sighting]),
+            Cause::Host(why) => Err(why),
+        }
+    }
+}

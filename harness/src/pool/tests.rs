@@ -1,0 +1,140 @@
+//! The pool against real VMs: deaths of every sort, told apart, and nothing lost. Needs QEMU, the
+//! agent, and a Debian 6.1 kernel in the home (fetched if it is not there).
+
+use super::*;
+use crate::assets;
+use case::link::Sabotage;
+use case::Source;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::PathBuf;
+use vm::Accel;
+
+/// A guest that takes longer than this to do anything is broken.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+const PASSES: &str = "hgm 1\nf0 = memfd page=2M\nftruncate file=f0 len=2M\n\
+    mmap at=r0 len=2M share=shared from=f0\nwrite at=r0 len=8K\nread at=r0 len=12K\n";
+/// Waits for its op timeout: nobody answers the fault.
+const SLOW: &str = "hgm 1\nmmap at=r0 len=4K\nu0 = uffd\nregister uffd=u0 at=r0 len=4K \
+    modes=missing\nread at=r0 len=4K\n";
+
+fn spec(dir: &std::path::Path) -> PoolSpec {
+    let home = std::env::var_os("HGM_HOME").map(PathBuf::from).unwrap_or_else(|| {
+        PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hgm")
+    });
+    let find = || vmimages::kernels(&home).into_iter().find(|k| k.id.starts_with("debian-6.1"));
+    let kernel = find()
+        .unwrap_or_else(|| vmimages::add(&home, "debian:6.1", None, &mut |_| {}).unwrap());
+    let initrd = vmimages::initramfs(&home, &kernel, &assets::agent().unwrap()).unwrap();
+    let vm = VmSpec {
+        qemu: "qemu-system-x86_64".into(),
+        kernel: kernel.image,
+        initrd,
+        memory_mib: 1024,
+        cpus: 2,
+        accel: Accel::Tcg,
+        dir: dir.to_owned(),
+        boot_timeout: Duration::from_secs(180),
+        extra_cmdline: String::new(),
+        serial_link: false,
+    };
+    PoolSpec {
+        vm,
+        look: Look::Asked,
+        op_timeout: Duration::from_secs(1),
+        depth: 4,
+        programs_max: 1000,
+        known: Arc::new(Known::builtin()),
+    }
+}
+
+fn next(pool: &Pool) -> Event {
+    let event = pool.events.recv_timeout(PATIENCE).expect("the pool went silent");
+    if let Event::BootFailed { why, .. } = &event {
+        panic!("boot failed: {why}");
+    }
+    event
+}
+
+fn booted(pool: &Pool) -> u32 {
+    match next(pool) {
+        Event::Booted { pid, .. } => pid,
+        other => panic!("expected a boot, got {other:?}"),
+    }
+}
+
+fn job(ticket: u64, text: &str) -> Job {
+    Job { ticket, program: case::text::parse(text).unwrap(), fresh: false, canary: None }
+}
+
+fn died(pool: &Pool) -> (Option<Job>, Cause) {
+    match next(pool) {
+        Event::Died { job, cause, .. } => (job, cause),
+        other => panic!("expected a death, got {other:?}"),
+    }
+}
+
+#[test]
+fn deaths_are_told_apart_and_no_program_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Pool::start(&spec(dir.path()), 1).unwrap();
+
+    booted(&pool);
+    pool.order(0, Order::Run(job(1, PASSES)));
+    let Event::Done(done) = next(&pool) else { panic!("no result") };
+    assert!(done.judged.sightings.is_empty(), "{:?}", done.judged.sightings);
+    assert!(done.judged.inconclusive.is_none() && !done.judged.states.is_empty());
+
+    pool.order(0, Order::Sabotage(Sabotage::Panic));
+    let (guilty, cause) = died(&pool);
+    let Cause::Guest(sighting) = cause else { panic!("a panic is the kernel's: {cause:?}") };
+    assert_eq!((guilty, sighting.source), (None, Source::Console), "{}", sighting.title);
+
+    // QEMU is killed from outside while a program runs and others wait: the host's doing, and
+    // every program comes back.
+    let pid = booted(&pool);
+    for ticket in 10..14 {
+        pool.order(0, Order::Run(job(ticket, SLOW)));
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    let (mut back, mut dead) = (BTreeSet::new(), false);
+    while back.len() < 4 {
+        match next(&pool) {
+            Event::Done(done) => back.extend([done.job.ticket]),
+            Event::Lost { jobs, .. } => back.extend(jobs.iter().map(|j| j.ticket)),
+            Event::Died { job, cause, .. } => {
+                assert!(matches!(cause, Cause::Host(_)), "{cause:?}");
+                back.extend(job.map(|j| j.ticket));
+                dead = true;
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert!(dead && back == BTreeSet::from([10, 11, 12, 13]));
+
+    booted(&pool);
+    pool.order(0, Order::Sabotage(Sabotage::AgentExit));
+    let (_, cause) = died(&pool);
+    assert!(matches!(cause, Cause::Host(_)), "our init ended, not the kernel: {cause:?}");
+
+    booted(&pool);
+    pool.order(0, Order::Sabotage(Sabotage::Hang));
+    let (_, cause) = died(&pool);
+    let Cause::Guest(sighting) = cause else { panic!("a hang is the guest's: {cause:?}") };
+    assert_eq!(sighting.source, Source::Hang, "{}", sighting.title);
+    pool.close(Duration::from_secs(10));
+}
+
+#[test]
+fn a_replay_counts_what_showed() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Pool::start(&spec(dir.path()), 1).unwrap();
+    let program = case::text::parse(PASSES).unwrap();
+    pool.order(0, Order::Replay(Replay { key: 0, program, signature: None, times: 3 }));
+    booted(&pool);
+    let Event::Replayed(replayed) = next(&pool) else { panic!("no answer") };
+    assert_eq!((replayed.shown, replayed.tried), (0, 3), "{replayed:?}");
+    pool.close(Duration::from_secs(10));
+}
