@@ -1,22 +1,19 @@
 //! The judge: walks a program and its observation side by side through the world.
 //!
-//! Sequential lines are judged exactly. A `par` block is explained by some interleaving of its
-//! threads' ops where one fits; where none does, ops are not atomic at this grain, and from there
-//! on only invariants are judged (the report says so). Nothing here knows a single syscall.
+//! Sequential lines are judged exactly. Ops of a `par` block are not atomic, so no order of whole
+//! ops need explain them: after threads that only fill pages the state is known but for the
+//! content they stored; after others only invariants are judged, and the report says so.
 
 use crate::known::Known;
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, LineNote, Out, status_text, step};
 use crate::views;
-use crate::world::{ExpectedEvent, World};
+use crate::world::{Entry, ExpectedEvent, Slot, World};
 use case::observation::{Counters, FaultSeen, LineObs, Observation, Pool, Spot, Status, event};
 use case::{Act, Op, PageSize, Place, ProcId, Profile, Program, Verdict, Violation};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-
-/// Interleavings of one block that are tried before the judge gives up on it.
-const SEARCH_STEPS_MAX: u32 = 4096;
 
 /// What came of judging one observation.
 #[derive(Clone, Debug)]
@@ -146,25 +143,34 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A block: some interleaving must explain it, or judgement goes blunt.
+    /// A block. Threads that only fill pages and look at them leave a known state whatever their
+    /// order, but for the content of pages that were stored to; after any other block only
+    /// invariants are judged.
     fn block(&mut self, threads: &[Vec<Op>]) -> Out {
         let first = self.line;
-        let mut starts = Vec::new();
-        for thread in threads {
-            starts.push(self.line);
-            self.line += thread.len() as u16;
-        }
+        self.line += threads.iter().map(Vec::len).sum::<usize>() as u16;
         if self.world.blurred.is_some() {
             return Ok(());
         }
-        let mut search = Search { threads, starts: &starts, obs: self.obs, left: SEARCH_STEPS_MAX };
-        let at = vec![0; threads.len()];
-        match search.explain(&self.world, &at) {
-            Some(world) => self.world = *world,
-            None => self.world.blur(format!("line {first}: no order of whole ops explains par")),
+        if !threads.iter().flatten().all(fills) {
+            self.world.blur("a par block changed mappings");
+            return Ok(());
+        }
+        let mut last = None;
+        for (op, line) in threads.iter().flatten().zip(first..) {
+            let obs = &self.obs.lines[usize::from(line)];
+            let cx = context(line, ProcId(0), op, obs, true);
+            self.world.expected_events.clear();
+            let explained = step(&mut self.world, &cx).is_ok();
+            self.world.collect();
+            raced(&mut self.world, op, explained);
+            last = Some(cx);
         }
         self.states.insert(hash(&["par", if self.world.blurred.is_some() { "-" } else { "+" }]));
-        Ok(())
+        match last {
+            Some(cx) if self.world.blurred.is_none() => looks(&mut self.world, &cx),
+            _ => Ok(()),
+        }
     }
 
     fn note(&mut self, cx: &Cx<'_>, broken: Option<&Violation>) {
@@ -395,51 +401,62 @@ fn leak_class(before: Pool, after: Pool) -> String {
     names.map(|(n, b, a)| format!("{}{n}", sign(*b, *a))).collect()
 }
 
-/// Depth-first search for an order of whole ops that explains a block.
-struct Search<'a> {
-    threads: &'a [Vec<Op>],
-    starts: &'a [u16],
-    obs: &'a Observation,
-    left: u32,
+/// Ops that put pages where none are, or look, and change nothing else.
+fn fills(op: &Op) -> bool {
+    use case::Advice;
+    match op {
+        Op::Read { .. }
+        | Op::Write { .. }
+        | Op::Continue { .. }
+        | Op::Copy { .. }
+        | Op::Zeropage { .. }
+        | Op::Wake { .. }
+        | Op::VmRead { .. }
+        | Op::Pread { .. }
+        | Op::Fstat { .. } => true,
+        Op::Madvise { advice, .. } => matches!(
+            advice,
+            Advice::PopulateRead | Advice::PopulateWrite | Advice::WillNeed | Advice::Normal
+        ),
+        _ => false,
+    }
 }
 
-impl Search<'_> {
-    fn explain(&mut self, world: &World, at: &[usize]) -> Option<Box<World>> {
-        let mut ended = true;
-        for (t, thread) in self.threads.iter().enumerate() {
-            if at[t] == thread.len() {
-                continue;
-            }
-            ended = false;
-            self.left = self.left.checked_sub(1)?;
-            let line_no = self.starts[t] + at[t] as u16;
-            let obs = &self.obs.lines[usize::from(line_no)];
-            let cx = context(line_no, ProcId(0), &thread[at[t]], obs, true);
-            let mut next = world.clone();
-            next.expected_events.clear();
-            if step(&mut next, &cx).is_err() {
-                continue;
-            }
-            next.collect();
-            let mut at = at.to_vec();
-            at[t] += 1;
-            if let Some(end) = self.explain(&next, &at) {
-                return Some(end);
-            }
+/// What is left unknown by an op that raced with others.
+fn raced(w: &mut World, op: &Op, explained: bool) {
+    let (at, len, stores) = match op {
+        Op::Write { at, len } | Op::Copy { at, len, .. } => (*at, len.0, true),
+        Op::Read { at, len }
+        | Op::Continue { at, len, .. }
+        | Op::Zeropage { at, len, .. }
+        | Op::Madvise { at, len, .. }
+        | Op::VmRead { at, len, .. } => (*at, len.0, false),
+        _ => return,
+    };
+    let mut page = at.addr() - at.addr() % case::limits::PAGE;
+    while page < at.addr() + len {
+        if let (true, Some(body)) = (stores, crate::ops::access::body_at(w, ProcId(0), page)) {
+            let sub = w.vma_at(ProcId(0), page).map_or(0, |v| World::sub_page(v, page));
+            w.bodies[body].vague.insert(sub);
         }
-        if !ended {
-            return None;
+        if !explained && !unsettle(w, page) {
+            w.blur("racing ops on huge pages did not end as in reading order");
+            return;
         }
-        let mut end = world.clone();
-        for (t, thread) in self.threads.iter().enumerate() {
-            let Some(op) = thread.last() else { continue };
-            let line_no = self.starts[t] + thread.len() as u16 - 1;
-            let obs = &self.obs.lines[usize::from(line_no)];
-            let cx = context(line_no, ProcId(0), op, obs, true);
-            looks(&mut end, &cx).ok()?;
-        }
-        Some(Box::new(end))
+        page += case::limits::PAGE;
     }
+}
+
+/// Leaves it to the next look what stands at a page; not possible for huge pages, whose pools
+/// depend on it.
+fn unsettle(w: &mut World, page: u64) -> bool {
+    let Some(vma) = w.vma_at(ProcId(0), page) else { return true };
+    if vma.is_hugetlb() || vma.is_private() {
+        return false;
+    }
+    let entry = Entry { slot: Slot::Unsure, wp: false };
+    w.set_entry(ProcId(0), page, Some(entry));
+    true
 }
 
 /// The place an op is about, for feedback.
@@ -482,7 +499,7 @@ fn state_class(w: &World, proc: ProcId, place: Place) -> String {
     let class = views::entry_class(w, vma, entry);
     let modes = vma.uffd.map(|(_, m)| m.0).unwrap_or(0);
     let maps = match entry.map(|e| e.slot) {
-        Some(crate::world::Slot::Page(b)) => w.mapcount(b).min(3),
+        Some(Slot::Page(b)) => w.mapcount(b).min(3),
         _ => 0,
     };
     let part = if place.off % vma.unit_bytes() == 0 { "whole" } else { "inside" };

@@ -259,6 +259,11 @@ fn fill_shmem(
         }
     };
     map_file_page(w, proc, vma, addr, access, body, marker);
+    if w.files[key].maybe_huge {
+        let block = vma.unit_addr(addr) / PMD * PMD;
+        let (from, to) = (block.max(vma.start), (block + PMD).min(vma.end));
+        haze(w, proc, from, to, |w, at| w.cached(vma, at).is_some());
+    }
     if access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR) {
         haze_fault_around(w, proc, vma, vma.unit_addr(addr));
     }

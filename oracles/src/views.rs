@@ -43,6 +43,11 @@ const KPF_HUGE: u64 = 1 << 17;
 
 /// Judges all looks of one moment.
 pub fn judge(w: &mut World, cx: &Cx<'_>, views: &[View]) -> Out {
+    for view in views {
+        if let View::Pages { proc, at, runs } = view {
+            settle_all(w, *proc, *at, runs);
+        }
+    }
     let mut frames = Frames::of(w);
     for view in views {
         match view {
@@ -122,9 +127,6 @@ fn page(
         return Ok(());
     };
     let unit = vma.unit_addr(addr);
-    if w.entry(proc, unit).is_some_and(|e| e.slot == Slot::Unsure) {
-        settle(w, proc, &vma, unit, seen);
-    }
     let entry = w.entry(proc, unit);
     let (want, mask) = bits_of(w, &vma, entry);
     if bits & mask != want & mask {
@@ -140,6 +142,30 @@ fn page(
     exclusive(w, cx, &vma, (addr, bits), body, frames)?;
     alias(w, cx, &vma, addr, body, seen.frame, frames)?;
     kpage(w, cx, &vma, (addr, seen), body, frames)
+}
+
+/// Unsure entries become what was seen, before anything is judged: what one look settles, the
+/// others count.
+fn settle_all(w: &mut World, proc: ProcId, at: Place, runs: &[PageRun]) {
+    let mut addr = at.addr();
+    for run in runs {
+        let end = addr + u64::from(run.pages) * PAGE;
+        let Some(p) = w.proc(proc) else { return };
+        let unsure: Vec<u64> = p
+            .entries
+            .range(addr..end)
+            .filter(|(_, e)| e.slot == Slot::Unsure)
+            .map(|(at, _)| *at)
+            .collect();
+        for unit in unsure {
+            let n = ((unit - addr) / PAGE) as u32;
+            let one = PageRun { pages: 1, frame: frame_of(run, n), ..*run };
+            if let Some(vma) = w.vma_at(proc, unit).cloned() {
+                settle(w, proc, &vma, unit, &one);
+            }
+        }
+        addr = end;
+    }
 }
 
 /// An unsure entry becomes what was seen.
@@ -201,7 +227,8 @@ fn exclusive(
     frames: &Frames,
 ) -> Out {
     // An unsure entry elsewhere may map a file page too.
-    if w.bodies[body].file.is_some() && !vma.is_hugetlb() {
+    let known = w.bodies[body].file.is_none() || vma.is_hugetlb();
+    if w.bodies[body].loose || !known {
         return Ok(());
     }
     let single = frames.mapcount(body) == 1;
@@ -229,6 +256,9 @@ fn alias(
     frame: u32,
     frames: &mut Frames,
 ) -> Out {
+    if w.bodies[body].loose {
+        return Ok(());
+    }
     let first = frame.wrapping_sub(World::sub_page(vma, addr));
     let class =
         |what: &str| format!("{what}:{}", if vma.is_hugetlb() { "hugetlb" } else { "base" });
@@ -269,7 +299,7 @@ fn kpage(
     }
     let file_base = w.bodies[body].file.is_some() && !vma.is_hugetlb();
     let maps = frames.mapcount(body);
-    if !file_base && kpage.count != maps {
+    if !file_base && !w.bodies[body].loose && kpage.count != maps {
         let want = format!("{maps} mappings");
         let got = format!("kpagecount {}", kpage.count);
         return Err(cx.broken(O_KCOUNT, "count", at_text(addr, &want), got));
@@ -527,6 +557,10 @@ fn resident_of(w: &World, proc: ProcId, vma: &Vma, addr: u64) -> Option<bool> {
                 Some(false)
             }
         }
-        None | Some(Slot::Marker | Slot::UffdPoison) => Some(cached),
+        // A page that was only allocated (fallocate) is not resident before it is touched.
+        None | Some(Slot::Marker | Slot::UffdPoison) => match w.cached(vma, addr) {
+            Some(body) if w.bodies[body].words.is_empty() => None,
+            found => Some(found.is_some()),
+        },
     }
 }

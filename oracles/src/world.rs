@@ -32,8 +32,10 @@ pub struct Body {
     pub poisoned: bool,
     /// MADV_FREE was called since the last store: reads old content or zero.
     pub lazy: bool,
-    /// Content is not known (written by something the model does not follow).
-    pub vague: bool,
+    /// Sub-pages whose content the model cannot know: racing stores went there.
+    pub vague: BTreeSet<u32>,
+    /// Whether another process shares the frame was the kernel's choice: identity is not judged.
+    pub loose: bool,
 }
 
 /// A memfd, a hugetlbfs file, or the hidden file behind shared anonymous memory and anonymous
@@ -53,6 +55,8 @@ pub struct File {
     pub mounted: bool,
     /// Processes that hold a descriptor.
     pub open_in: BTreeSet<ProcId>,
+    /// shmem: a COLLAPSE may have made cached pages huge, so faults may map 2 MiB at once.
+    pub maybe_huge: bool,
 }
 
 /// What stands in a page-table slot. No entry at all is "none".
@@ -215,7 +219,15 @@ pub struct World {
 
 impl Body {
     pub fn new(size: PageSize, file: Option<(FileKey, u64)>) -> Self {
-        Body { size, file, words: BTreeMap::new(), poisoned: false, lazy: false, vague: false }
+        Body {
+            size,
+            file,
+            words: BTreeMap::new(),
+            poisoned: false,
+            lazy: false,
+            vague: BTreeSet::new(),
+            loose: false,
+        }
     }
     /// Tag words of one 4 KiB sub-page.
     pub fn words(&self, sub: u32) -> [Word; 2] {
@@ -330,6 +342,7 @@ impl World {
             hidden,
             mounted: false,
             open_in: BTreeSet::new(),
+            maybe_huge: false,
         });
         self.files.len() - 1
     }
@@ -432,6 +445,21 @@ impl World {
             Some(e) => p.entries.insert(unit_addr, e),
             None => p.entries.remove(&unit_addr),
         };
+    }
+    /// The VMA whose attributes a range has throughout, if that is so. The kernel may keep it as
+    /// one VMA or as several: neighbours need not merge, and a failed or undone change may leave
+    /// a split. The second value says that the model itself holds it as one.
+    pub fn span(&self, proc: ProcId, start: u64, end: u64) -> Option<(Vma, bool)> {
+        let vmas = self.vmas_in(proc, start, end);
+        let first = vmas.first().filter(|v| v.start <= start)?.clone();
+        let mut at = first.end;
+        for vma in &vmas[1..] {
+            if vma.start != at || !continues(&first, vma) {
+                return None;
+            }
+            at = vma.end;
+        }
+        (at >= end).then(|| (first, vmas.len() == 1))
     }
     /// How many entries of all processes map a page.
     pub fn mapcount(&self, body: BodyId) -> u32 {
@@ -552,4 +580,21 @@ impl World {
     pub fn place(addr: u64) -> Option<Place> {
         Place::of_addr(addr)
     }
+}
+
+/// True if `next` has the attributes of `first` and goes on where it would.
+fn continues(first: &Vma, next: &Vma) -> bool {
+    let backing = match (first.backing, next.backing) {
+        (Backing::Anon, Backing::Anon) => true,
+        (Backing::File { key: a, off: x }, Backing::File { key: b, off: y }) => {
+            a == b && y == x + (next.start - first.start)
+        }
+        _ => false,
+    };
+    backing
+        && first.prot == next.prot
+        && first.share == next.share
+        && first.unit == next.unit
+        && first.flags == next.flags
+        && first.uffd == next.uffd
 }

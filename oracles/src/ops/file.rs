@@ -214,7 +214,8 @@ fn file_content(w: &World, key: FileKey, start: u64, end: u64) -> Vec<Expect> {
         let at = page * PAGE;
         let body = w.files[key].cache.get(&(at / unit)).map(|b| &w.bodies[*b]);
         let full = body.map_or([Word::Zero; 2], |b| b.words((at % unit / PAGE) as u32));
-        let any = body.is_some_and(|b| b.vague || b.poisoned);
+        let sub = (at % unit / PAGE) as u32;
+        let any = body.is_some_and(|b| b.vague.contains(&sub) || b.poisoned);
         let mut words = [Word::Unread; 2];
         for (i, word) in WORD_OFFSETS.iter().enumerate() {
             if at + word >= start && at + word + 8 <= end {

@@ -202,7 +202,12 @@ fn mbind(
     if flags.has(MoveFlags::STRICT) {
         wants.push(Want::Err(EIO));
     }
-    cx.pick(M_MBIND, &wants).map(|_| ())
+    if cx.pick(M_MBIND, &wants)? == 0 {
+        // Another policy is another VMA, even where nothing else differs.
+        w.split_at(cx.proc, at.addr());
+        w.split_at(cx.proc, end);
+    }
+    Ok(())
 }
 
 fn migrate(w: &mut World, cx: &Cx<'_>, to: Nodes) -> Out {

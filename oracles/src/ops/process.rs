@@ -3,7 +3,7 @@
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
-use crate::world::{Entry, ExpectedEvent, Proc, Slot, Vma, World};
+use crate::world::{Backing, Entry, ExpectedEvent, Proc, Slot, Vma, World};
 use case::observation::event;
 use case::{Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
@@ -79,6 +79,13 @@ fn copy_vma(w: &mut World, from: ProcId, child: ProcId, parent: &Proc, vma: &Vma
     if let Some(p) = w.proc_mut(child) {
         p.vmas.insert(copy.start, copy.clone());
     }
+    if !copied && !wiped && vma.backing == Backing::Anon {
+        // A huge zero page makes the kernel prepare for anonymous pages, so fork copies the
+        // tables; 4 KiB zero pages do not. Which it was is the kernel's choice.
+        for at in parent.entries.range(vma.start..vma.end).map(|(at, _)| *at) {
+            w.set_entry(child, at, Some(Entry { slot: Slot::Unsure, wp: false }));
+        }
+    }
     if !copied {
         return;
     }
@@ -96,6 +103,13 @@ fn copy_entry(w: &mut World, entry: Entry, keeps_wp: bool) -> Option<Entry> {
         Slot::Marker if !keeps_wp => return None,
         Slot::Page(body) if w.bodies[body].file.is_none() && pinned(w, body) => {
             Slot::Page(w.copy_body(body))
+        }
+        Slot::Page(body) if w.bodies[body].file.is_none() && !w.pins.is_empty() => {
+            // A pin of any part of a THP may have all of it copied (F-007).
+            let copy = w.copy_body(body);
+            w.bodies[body].loose = true;
+            w.bodies[copy].loose = true;
+            Slot::Page(copy)
         }
         slot => slot,
     };

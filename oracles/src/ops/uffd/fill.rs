@@ -8,7 +8,7 @@ use crate::step::{Cx, Out, Want};
 use crate::touch::{filled_body, mark_anon_vma, tag_body};
 use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::{FIELD_UNTOUCHED, Output};
+use case::observation::{FIELD_UNTOUCHED, Output, Status};
 use case::{Bytes, Family, FillFlags, Op, Place, ProcId, UffdModes};
 
 const ENOENT: i32 = 2;
@@ -70,8 +70,13 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
         return refused(cx, U_FILL_RANGE);
     }
     let (start, end) = (at.addr(), at.addr() + len.0);
-    let vma = match w.vma_at(ProcId(0), start) {
-        Some(v) if v.uffd.is_some() && end <= v.end => v.clone(),
+    let vma = match w.span(ProcId(0), start, end) {
+        Some((v, one)) if v.uffd.is_some() => {
+            if !one && cx.obs.status == Status::Err(ENOENT as u16) {
+                return failed(cx, U_FILL_VMA, 0, ENOENT);
+            }
+            v
+        }
         _ => return failed(cx, U_FILL_VMA, 0, ENOENT),
     };
     if let Some(errno) = whole_errno(w, fill, &vma, start, len, flags) {
