@@ -6,7 +6,7 @@ mod discard;
 mod poison;
 
 use crate::mutants::Mutant;
-use crate::ops::mapping::{cuts_huge, unshare};
+use crate::ops::mapping::{cuts_huge, leaves_cut, too_slow, unshare};
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Vma, VmaFlags, World};
@@ -92,7 +92,11 @@ fn walk(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, advice: Advice) -> Out
         }
         let part = Part { start: vma.start.max(start), end: vma.end.min(end), vma };
         pos = part.end;
-        match one(w, cx, &part, advice)? {
+        let step = one(w, cx, &part, advice)?;
+        if too_slow(w, cx) {
+            return Ok(());
+        }
+        match step {
             Step::Done => {}
             Step::Fails(rule, errno) => return cx.errno(rule, errno),
             Step::Blocks => {
@@ -132,6 +136,7 @@ fn flags(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Step {
         return Step::Done;
     }
     if cuts_huge(w, cx.proc, part.start) || cuts_huge(w, cx.proc, part.end) {
+        leaves_cut(w, cx.proc, part.start);
         return Step::Fails(H091, EINVAL);
     }
     unshare(w, cx.proc, part.start, part.end);

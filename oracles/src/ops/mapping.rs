@@ -11,7 +11,7 @@ use crate::step::{Cx, Out, Want};
 use crate::touch::{Access, Touch, touch};
 use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::event;
+use case::observation::{Status, View, event, pm};
 use case::{MlockFlags, Op, PageSize, Place, ProcId, Prot, Share, UffdFeatures, UffdId};
 use std::collections::BTreeSet;
 
@@ -21,6 +21,8 @@ const EINVAL: i32 = 22;
 
 /// Private writable memory beyond this may hit the commit limit of a small guest.
 const AMPLE: u64 = 512 << 20;
+/// Userfaults of one op that may take longer than the op's time.
+const SLOW_EVENTS: usize = 32;
 /// Reach of a page table of 2 MiB pages, which mappings of one file may share.
 const PUD: u64 = 1 << 30;
 
@@ -125,6 +127,42 @@ fn haze_pages(w: &mut World, proc: ProcId, start: u64, end: u64) {
     }
 }
 
+/// pagemap bits of an address in a look taken after the op, if one covers it.
+pub fn seen_bits(cx: &Cx<'_>, proc: ProcId, addr: u64) -> Option<u8> {
+    cx.obs.views.iter().find_map(|view| {
+        let View::Pages { proc: p, at, runs } = view else { return None };
+        let mut index = addr.checked_sub(at.addr())? / PAGE;
+        if *p != proc {
+            return None;
+        }
+        for run in runs {
+            if index < u64::from(run.pages) {
+                return Some(run.bits);
+            }
+            index -= u64::from(run.pages);
+        }
+        None
+    })
+}
+
+/// An op that had hundreds of userfaults answered may run over its time without a fault of the
+/// kernel. True if that is what was seen; then nothing precise is judged from here on.
+pub fn too_slow(w: &mut World, cx: &Cx<'_>) -> bool {
+    let slow = cx.obs.status == Status::Timeout && w.expected_events.len() > SLOW_EVENTS;
+    if slow {
+        w.blur("an op with many userfaults ran over its time");
+    }
+    slow
+}
+
+/// Where an op would leave a boundary inside one of two huge-page borders, the kernel has cut the
+/// mapping at the sound one already when it fails (H-080).
+pub fn leaves_cut(w: &mut World, proc: ProcId, start: u64) {
+    if !cuts_huge(w, proc, start) {
+        w.split_at(proc, start);
+    }
+}
+
 /// Touches every unit of [start, end) the way population does: private writable mappings for
 /// writing, others for reading; stops at the first page that cannot be had.
 pub fn populate(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out<Option<Touch>> {
@@ -173,6 +211,7 @@ fn munmap(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
     }
     let half = cuts_huge(w, cx.proc, start) || cuts_huge(w, cx.proc, end);
     if half && !w.mutated(Mutant::MunmapHalfHuge) {
+        leaves_cut(w, cx.proc, start);
         return cx.errno(H080, EINVAL);
     }
     let read = unmap(w, cx.proc, start, end);
@@ -183,10 +222,12 @@ fn munmap(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
 struct Protect {
     parts: Vec<(u64, u64)>,
     stop: Option<(RuleRef, i32)>,
+    /// Start of the part that would cut a huge page.
+    cut: Option<u64>,
 }
 
 fn plan_protect(w: &World, proc: ProcId, start: u64, end: u64, prot: Prot) -> Protect {
-    let mut plan = Protect { parts: Vec::new(), stop: None };
+    let mut plan = Protect { parts: Vec::new(), stop: None, cut: None };
     let mut pos = start;
     for vma in w.vmas_in(proc, start, end) {
         if vma.start > pos {
@@ -201,6 +242,7 @@ fn plan_protect(w: &World, proc: ProcId, start: u64, end: u64, prot: Prot) -> Pr
             let half = cuts_huge(w, proc, pos) || (to != vma.end && cuts_huge(w, proc, to));
             if half && !w.mutated(Mutant::MprotectHalfHuge) {
                 plan.stop = Some((H081, EINVAL));
+                plan.cut = Some(pos);
                 return plan;
             }
             plan.parts.push((pos, to));
@@ -231,6 +273,9 @@ fn mprotect(w: &mut World, cx: &Cx<'_>, at: Place, len: u64, prot: Prot) -> Out 
         return settle(w, cx, V020, false, Want::Ok(0));
     }
     if let Some((rule, errno)) = plan.stop {
+        if let Some(at) = plan.cut {
+            leaves_cut(w, cx.proc, at);
+        }
         return cx.errno(rule, errno);
     }
     let charged = prot.has(Prot::WRITE) && end - start >= AMPLE;
@@ -293,6 +338,9 @@ fn mlock(w: &mut World, cx: &Cx<'_>, at: Place, len: u64, flags: Option<MlockFla
         _ => {
             let rule = if huge.is_some() { H084 } else { V050 };
             let stop = populate(w, cx, start, end)?;
+            if too_slow(w, cx) {
+                return Ok(());
+            }
             locked(w, cx, rule, stop)
         }
     }
@@ -330,6 +378,15 @@ fn lock_onfault_huge(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, page: Pag
         .proc(cx.proc)
         .map(|p| p.entries.range(start..end).map(|(at, _)| *at).collect())
         .unwrap_or_default();
+    let fresh: Vec<u64> =
+        made.iter().copied().filter(|at| w.entry(cx.proc, *at).is_none()).collect();
+    let looks = fresh.iter().find_map(|at| seen_bits(cx, cx.proc, *at));
+    if let Some(bits) = looks {
+        if bits & pm::PRESENT != 0 {
+            *w = filled;
+        }
+        return Ok(());
+    }
     for at in made {
         let cached = w.vma_at(cx.proc, at).is_some_and(|v| w.cached(v, at).is_some());
         if w.entry(cx.proc, at).is_none() && cached {

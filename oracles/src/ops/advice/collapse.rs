@@ -3,10 +3,12 @@
 use super::{EAGAIN, EBUSY, EINVAL, ENOMEM, Part};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
+use crate::ops::mapping::seen_bits;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Entry, FileKey, Slot, Vma, World};
 use case::limits::PAGE;
+use case::observation::pm;
 use case::{Family, UffdModes};
 
 const BLOCK: u64 = 2 << 20;
@@ -196,7 +198,10 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
         .iter()
         .flatten()
         .any(|e| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison | Slot::Marker));
-    chance.invalid = poison || vma.is_private() || vma.uffd.is_some();
+    // Nothing mapped here: there may be no page table to put the huge page in, and the manual
+    // speaks of pages mapped by the range only.
+    let untouched = entries(w, cx, at).iter().all(Option::is_none);
+    chance.invalid = poison || untouched || vma.is_private() || vma.uffd.is_some();
     chance
 }
 
@@ -211,10 +216,13 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
         // The huge zero page was there already.
         return;
     }
+    // A block that was huge before stays as it is, still shared with other processes.
+    let shared = seen_bits(cx, cx.proc, at).map(|bits| bits & pm::EXCLUSIVE == 0);
+    let copies = !may_be_huge(&all) || shared == Some(false);
     for (page, entry) in (at..at + BLOCK).step_by(PAGE as usize).zip(all) {
         let body = match entry.map(|e| e.slot) {
             // Shared with another process: this one has a copy of its own now.
-            Some(Slot::Page(body)) if w.mapcount(body) > 1 => w.copy_body(body),
+            Some(Slot::Page(body)) if copies && w.mapcount(body) > 1 => w.copy_body(body),
             Some(Slot::Page(body)) => body,
             _ => w.new_body(vma.unit, None),
         };

@@ -144,6 +144,10 @@ pub fn truncate(w: &mut World, cx: &Cx<'_>, key: FileKey, size: u64) {
     let page = w.files[key].page;
     let unit = page.bytes();
     let first = size.div_ceil(unit);
+    if !page.is_huge() && has_markers(w, key, first * unit) {
+        // The comment of ZAP_FLAG_DROP_MARKER names truncation, yet shmem keeps them (U-081).
+        w.blur("truncation of a shmem file with uffd-wp markers");
+    }
     let freed = zap::zap_file(w, key, first * unit, u64::MAX, TRUNCATE);
     w.files[key].cache.retain(|idx, _| *idx < first);
     w.files[key].resv.retain(|idx| *idx < first);
@@ -153,6 +157,13 @@ pub fn truncate(w: &mut World, cx: &Cx<'_>, key: FileKey, size: u64) {
     if page.is_huge() {
         zap::maybe_restore(w, cx, page, &freed);
     }
+}
+
+fn has_markers(w: &World, key: FileKey, from: u64) -> bool {
+    zap::mappings(w, key, from, u64::MAX).iter().any(|m| {
+        let Some(p) = w.proc(m.proc) else { return false };
+        p.entries.range(m.start..m.end).any(|(_, e)| e.wp || e.slot == Slot::Marker)
+    })
 }
 
 fn cached(w: &World, key: FileKey, idx: u64) -> Option<BodyId> {

@@ -140,6 +140,7 @@ fn seen_rsvd(cx: &Cx<'_>, page: PageSize) -> Option<i64> {
 /// the first, and nothing precise from here on if they differ.
 pub fn choose(w: &mut World, cx: &Cx<'_>, page: PageSize, variants: Vec<World>, why: &str) {
     let seen = cx.obs.pools.map(|p| p[usize::from(page == PageSize::Huge1G)]);
+    let seen = seen.filter(|_| !w.pool_state(page).witness);
     let index = match seen {
         Some(seen) => variants.iter().position(|v| v.pool_now(page) == seen),
         None => {

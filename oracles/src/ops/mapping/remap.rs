@@ -1,6 +1,8 @@
 //! mremap: preconditions in the kernel's order, shrinking, growing, moving.
 
-use super::{AMPLE, EINVAL, ENOMEM, announce, cuts_huge, populate, settle, unmap, unshare};
+use super::{
+    AMPLE, EINVAL, ENOMEM, announce, cuts_huge, leaves_cut, populate, settle, unmap, unshare,
+};
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -81,6 +83,7 @@ fn cut_off(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Option<bool> {
         return Some(true);
     }
     if cuts_huge(w, cx.proc, start) || cuts_huge(w, cx.proc, end) {
+        leaves_cut(w, cx.proc, start);
         return None;
     }
     Some(unmap(w, cx.proc, start, end))
@@ -118,7 +121,7 @@ fn may_merge(a: &Vma, b: &Vma) -> bool {
     };
     joined
         && a.end == b.start
-        && !a.is_hugetlb()
+        && a.resv == b.resv
         && (a.prot, a.share, a.flags, a.uffd) == (b.prot, b.share, b.flags, b.uffd)
 }
 
