@@ -11,6 +11,8 @@ use rand_chacha::ChaCha8Rng;
 
 /// Huge pages a program may demand before its author grows careful.
 const HUGE_PAGES_WANTED: u64 = 24;
+/// Base pages one op may have a handler fill: each costs a round trip between threads.
+const ANSWERS_WANTED: u64 = 64;
 /// Ops in a hundred that are made odd.
 const ODD: u32 = 12;
 
@@ -200,7 +202,10 @@ fn attempt(rng: &mut ChaCha8Rng, profile: &Profile, size: usize) -> Program {
     let family = family(rng, profile);
     let mut b = Builder { rng, profile, sketch: Sketch::default(), program: Program::default() };
     b.scene(family);
-    let block_at = if chance(b.rng, 10) { b.rng.random_range(0..want) } else { usize::MAX };
+    // What threads do to mappings leaves little to judge after them: such blocks come late.
+    let calm = chance(b.rng, 55);
+    let earliest = if calm { want / 4 } else { want * 3 / 4 };
+    let block_at = if chance(b.rng, 11) { b.rng.random_range(earliest..want) } else { usize::MAX };
     let mut blocked = false;
     for _ in 0..want * 3 {
         if b.program.lines() >= want {
@@ -208,7 +213,7 @@ fn attempt(rng: &mut ChaCha8Rng, profile: &Profile, size: usize) -> Program {
         }
         if !blocked && b.program.lines() >= block_at {
             blocked = true;
-            b.block(family);
+            b.block(family, calm);
             continue;
         }
         b.step(family);
@@ -315,7 +320,7 @@ impl Builder<'_> {
     pub fn make(&mut self, next: Move) {
         let Some((proc, op)) = self.draw(next) else { return };
         let op = if chance(self.rng, ODD) { change_field(self.rng, &op) } else { op };
-        if self.overdoes_poison(&op) || (self.waits(&op) && !chance(self.rng, 3)) {
+        if self.overdoes(&op) || (self.waits(&op) && !chance(self.rng, 3)) {
             return;
         }
         if self.profile.fail_nth && chance(self.rng, 2) {
@@ -325,33 +330,38 @@ impl Builder<'_> {
         self.push(proc, op);
     }
 
-    /// Whether the op might wait until its timeout.
+    /// Whether the op might wait until its timeout, for an answer or for very many.
     fn waits(&self, op: &Op) -> bool {
         let mut after = self.sketch.clone();
         after.apply(ProcId(0), op);
-        after.hazards > self.sketch.hazards
+        after.hazards > self.sketch.hazards || after.answers > self.sketch.answers + ANSWERS_WANTED
     }
 
-    /// Whether the op would poison more pages than a program may.
-    fn overdoes_poison(&self, op: &Op) -> bool {
+    /// Whether the op would poison more pages than a program may, or fill a 1 GiB page.
+    fn overdoes(&self, op: &Op) -> bool {
         let mut after = self.sketch.clone();
         after.apply(ProcId(0), op);
-        after.poisons > self.sketch.poisons && after.poisons > POISONS_MAX
+        let poisons = after.poisons > self.sketch.poisons && after.poisons > POISONS_MAX;
+        poisons || after.giant_touches > 0
     }
 
-    /// Two or three threads that work on the same memory.
-    fn block(&mut self, family: Family) {
+    /// Two or three threads that work on the same memory; calm ones only fill and look.
+    fn block(&mut self, family: Family, calm: bool) {
         let count = one(self.rng, &[2usize, 2, 3]);
         let mut threads = Vec::new();
         for _ in 0..count {
             let mut ops = Vec::new();
             for _ in 0..self.rng.random_range(1..=4usize) {
-                let next = weighted(self.rng, family.moves());
+                let next = match calm {
+                    true => one(self.rng, &[Touch, Touch, Touch, Fill, Populate]),
+                    false => weighted(self.rng, family.moves()),
+                };
                 let skip = matches!(next, Arm | Fork | Exit | Look | Knob | Map | Poison);
                 let next = if skip { Touch } else { next };
                 if let Some((_, op)) = self.draw(next)
                     && !matches!(op, Op::Pin { .. } | Op::Unpin { .. } | Op::CloseUffd { .. })
                     && !self.waits(&op)
+                    && !self.overdoes(&op)
                 {
                     ops.push(op);
                 }

@@ -51,6 +51,10 @@ pub struct Sketch {
     pub poisons: u32,
     /// Ops that may wait for ever.
     pub hazards: u32,
+    /// Faults on base pages that a handler has to answer.
+    pub answers: u64,
+    /// Ops that may fill a 1 GiB page.
+    pub giant_touches: u32,
 }
 
 impl Mapping {
@@ -123,6 +127,37 @@ impl Sketch {
         })
     }
 
+    /// Base pages of the access that some handler may have to fill.
+    fn asks(&self, op: &Op) -> u64 {
+        let pages = |(at, len): &(Place, u64)| {
+            let armed = self
+                .maps
+                .iter()
+                .any(|m| m.at.region == at.region && m.armed.is_some() && !m.is_hugetlb());
+            if armed { len.div_ceil(limits::PAGE) } else { 0 }
+        };
+        refs(op).at.iter().map(pages).sum()
+    }
+
+    fn fills_giant(&self, op: &Op) -> bool {
+        let giant =
+            |region| self.maps.iter().any(|m| m.at.region == region && m.page == PageSize::Huge1G);
+        match op {
+            Op::Fallocate { file, .. } => {
+                self.file(*file).is_some_and(|f| f.page == PageSize::Huge1G)
+            }
+            Op::Mmap { from, page, flags, .. } => {
+                let file = from.and_then(|f| self.file(f.file));
+                let page = file.map_or(*page, |f| f.page);
+                let fills = MmapFlags::POPULATE | MmapFlags::LOCKED;
+                page == PageSize::Huge1G && flags.any(fills)
+            }
+            Op::Copy { at, .. } => giant(at.region),
+            _ if is_access(op) => refs(op).at.iter().any(|(at, _)| giant(at.region)),
+            _ => false,
+        }
+    }
+
     /// Some context sends events that nobody reads.
     pub fn blocks_events(&self) -> bool {
         self.uffds.iter().any(|u| u.open && u.policy == Policy::None && u.features.0 & EVENTS != 0)
@@ -133,6 +168,8 @@ impl Sketch {
         if is_access(op) && self.waits_for_fill(op) {
             self.hazards += 1;
         }
+        self.answers += if is_access(op) { self.asks(op) } else { 0 };
+        self.giant_touches += u32::from(self.fills_giant(op));
         self.remember_fill(op);
         if sends_events(op) && self.blocks_events() {
             self.hazards += 1;

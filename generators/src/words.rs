@@ -10,7 +10,6 @@ use rand_chacha::ChaCha8Rng;
 
 pub const K4: u64 = 4096;
 pub const M2: u64 = 2 << 20;
-pub const G1: u64 = 1 << 30;
 
 /// True `percent` times in a hundred.
 pub fn chance(rng: &mut ChaCha8Rng, percent: u32) -> bool {

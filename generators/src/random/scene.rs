@@ -36,7 +36,7 @@ impl Builder<'_> {
         }
     }
 
-    /// 1 GiB pages are slow: rare, and one a program.
+    /// 1 GiB pages are rare, one a program, and never filled.
     fn huge(&mut self) -> PageSize {
         let giant = self.profile.huge_1g && self.rng.random_range(0..200) == 0;
         if giant { PageSize::Huge1G } else { PageSize::Huge2M }
@@ -69,6 +69,8 @@ impl Builder<'_> {
         let at = Place::new(0, 0);
         let from = Some(FilePart { file, off: 0 });
         let flags = self.map_flags();
+        let giant = page == PageSize::Huge1G;
+        let flags = if giant { MmapFlags::NONE } else { flags };
         let prot = Prot::RW;
         self.p0(Op::Mmap { at, len, prot, share, from, page: PageSize::Base, flags });
         if chance(self.rng, 60) {
@@ -145,7 +147,10 @@ impl Builder<'_> {
     /// Something to find in memory: written through a mapping, or allocated only.
     pub(super) fn prefill(&mut self) {
         let Some(map) = self.sketch.maps.last().cloned() else { return };
-        let file = map.file.filter(|_| map.page != PageSize::Huge1G);
+        if map.page == PageSize::Huge1G {
+            return;
+        }
+        let file = map.file;
         let len = Bytes(map.len.min(4 * M2));
         match (self.rng.random_range(0..4), file) {
             (0, Some(file)) => {
@@ -156,9 +161,6 @@ impl Builder<'_> {
                 self.p0(Op::Pwrite { file, off: Bytes(0), len: Bytes(len.0.min(M2)) });
             }
             (2, _) => self.p0(Op::Write { at: map.at, len: Bytes(K4) }),
-            _ if map.page == PageSize::Huge1G => {
-                self.p0(Op::Write { at: map.at, len: Bytes(K4) });
-            }
             _ => self.p0(Op::Write { at: map.at, len }),
         }
     }
