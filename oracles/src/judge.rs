@@ -224,6 +224,7 @@ fn line(w: &mut World, cx: &Cx<'_>) -> Out {
     w.expected_events.clear();
     step(w, cx)?;
     w.collect();
+    w.haze_huge_files();
     if w.blurred.is_some() {
         return Ok(());
     }

@@ -455,7 +455,7 @@ fn same_page(spot: Spot, addr: u64) -> bool {
 fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why: Why) -> Round {
     let Some((uffd, _)) = vma.uffd else { return Round::Ended(Touch::Blocks) };
     let Some(state) = w.uffds.get(&uffd).cloned() else { return Round::Ended(Touch::Blocks) };
-    if state.features.has(UffdFeatures::SIGBUS) {
+    if state.features.has(UffdFeatures::SIGBUS) || w.no_wait {
         return Round::Ended(BUS_ADRERR);
     }
     // A child's registration belongs to a context of its own that nobody reads.

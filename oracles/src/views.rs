@@ -8,14 +8,15 @@ use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{PageRun, View, VmaObs, pm};
 use case::{Family, PageSize, Place, ProcId, Share, UffdModes};
-use std::collections::BTreeMap;
 
 /// Frames seen in one moment: page to frame and back. A frame id names a 4 KiB frame; a huge page
 /// is known by the frame of its first.
 #[derive(Debug, Default)]
 pub struct Frames {
-    by_body: BTreeMap<BodyId, u32>,
-    by_frame: BTreeMap<u32, BodyId>,
+    /// First frame seen of each page; 0 is none.
+    by_body: Vec<u32>,
+    /// Every (frame, page, address) seen, checked for doubles when all looks are in.
+    seen: Vec<(u32, BodyId, u64)>,
     /// How many entries map each page, counted once for all looks of the moment.
     maps: Vec<u32>,
 }
@@ -28,7 +29,7 @@ impl Frames {
                 maps[body] += 1;
             }
         }
-        Frames { maps, ..Frames::default() }
+        Frames { by_body: vec![0; maps.len()], maps, seen: Vec::new() }
     }
     /// Entries that map the page; one for a page a look has just settled.
     fn mapcount(&self, body: BodyId) -> u32 {
@@ -63,11 +64,11 @@ pub fn judge(w: &mut World, cx: &Cx<'_>, views: &[View]) -> Out {
             | View::Failed { .. } => {}
         }
     }
-    Ok(())
+    doubles(w, cx, &mut frames)
 }
 
 fn pages(
-    w: &mut World,
+    w: &World,
     cx: &Cx<'_>,
     proc: ProcId,
     at: Place,
@@ -78,6 +79,7 @@ fn pages(
         return Ok(());
     }
     let mut addr = at.addr();
+    let mut vma: Option<Vma> = None;
     for run in runs {
         let end = addr + u64::from(run.pages) * PAGE;
         if run.bits & !pm::SOFT_DIRTY == 0 && nothing_in(w, proc, addr, end) {
@@ -86,7 +88,10 @@ fn pages(
         }
         for n in 0..run.pages {
             let one = PageRun { pages: 1, frame: frame_of(run, n), ..*run };
-            page(w, cx, proc, addr, &one, frames)?;
+            if !vma.as_ref().is_some_and(|v| v.start <= addr && addr < v.end) {
+                vma = w.vma_at(proc, addr).cloned();
+            }
+            page(w, cx, (proc, addr), vma.as_ref(), &one, frames)?;
             addr += PAGE;
         }
     }
@@ -111,15 +116,15 @@ fn frame_of(run: &PageRun, n: u32) -> u32 {
 
 /// One page-table entry as shown.
 fn page(
-    w: &mut World,
+    w: &World,
     cx: &Cx<'_>,
-    proc: ProcId,
-    addr: u64,
+    (proc, addr): (ProcId, u64),
+    vma: Option<&Vma>,
     seen: &PageRun,
     frames: &mut Frames,
 ) -> Out {
     let bits = seen.bits & !pm::SOFT_DIRTY;
-    let Some(vma) = w.vma_at(proc, addr).cloned() else {
+    let Some(vma) = vma else {
         if bits != 0 {
             let text = bits_text(seen.bits);
             return Err(cx.broken(O_HOLE, "unmapped->entry", at_text(addr, "nothing"), text));
@@ -128,20 +133,20 @@ fn page(
     };
     let unit = vma.unit_addr(addr);
     let entry = w.entry(proc, unit);
-    let (want, mask) = bits_of(w, &vma, entry);
+    let (want, mask) = bits_of(w, vma, entry);
     if bits & mask != want & mask {
-        let class = format!("{}:{}", entry_class(w, &vma, entry), diff_class(want, bits, mask));
+        let class = format!("{}:{}", entry_class(w, vma, entry), diff_class(want, bits, mask));
         return Err(cx.broken(
             O_PAGEMAP,
             &class,
-            at_text(addr, &format!("{} ({})", bits_text(want), entry_class(w, &vma, entry))),
+            at_text(addr, &format!("{} ({})", bits_text(want), entry_class(w, vma, entry))),
             bits_text(bits),
         ));
     }
     let Some(Slot::Page(body)) = entry.map(|e| e.slot) else { return Ok(()) };
-    exclusive(w, cx, &vma, (addr, bits), body, frames)?;
-    alias(w, cx, &vma, addr, body, seen.frame, frames)?;
-    kpage(w, cx, &vma, (addr, seen), body, frames)
+    exclusive(w, cx, vma, (addr, bits), body, frames)?;
+    alias(w, cx, vma, addr, body, seen.frame, frames)?;
+    kpage(w, cx, vma, (addr, seen), body, frames)
 }
 
 /// Unsure entries become what was seen, before anything is judged: what one look settles, the
@@ -260,25 +265,40 @@ fn alias(
         return Ok(());
     }
     let first = frame.wrapping_sub(World::sub_page(vma, addr));
-    let class =
-        |what: &str| format!("{what}:{}", if vma.is_hugetlb() { "hugetlb" } else { "base" });
-    let known = *frames.by_body.entry(body).or_insert(first);
-    if known != first && vma.unit != PageSize::Huge1G {
+    let Some(known) = frames.by_body.get_mut(body) else { return Ok(()) };
+    if *known == 0 {
+        *known = first;
+        frames.seen.push((first, body, addr));
+    }
+    if *known != first && vma.unit != PageSize::Huge1G {
+        let want = at_text(addr, "the frame its other mapping shows");
         return Err(cx.broken(
             O_ALIAS,
-            &class("one-page-two-frames"),
-            at_text(addr, "the frame its other mapping shows"),
+            &alias_class("one-page-two-frames", vma.is_hugetlb()),
+            want,
             "another frame",
         ));
     }
-    let owner = *frames.by_frame.entry(first).or_insert(body);
-    if owner != body && w.bodies[owner].size == w.bodies[body].size {
-        return Err(cx.broken(
-            O_ALIAS,
-            &class("two-pages-one-frame"),
-            at_text(addr, "a frame of its own"),
-            "the frame of another page",
-        ));
+    Ok(())
+}
+
+fn alias_class(what: &str, hugetlb: bool) -> String {
+    format!("{what}:{}", if hugetlb { "hugetlb" } else { "base" })
+}
+
+/// No frame belongs to two pages.
+fn doubles(w: &World, cx: &Cx<'_>, frames: &mut Frames) -> Out {
+    frames.seen.sort_unstable();
+    for pair in frames.seen.windows(2) {
+        let [(frame, one, _), (next, other, addr)] = *pair else { continue };
+        if frame == next && one != other && w.bodies[one].size == w.bodies[other].size {
+            return Err(cx.broken(
+                O_ALIAS,
+                &alias_class("two-pages-one-frame", w.bodies[one].size.is_huge()),
+                at_text(addr, "a frame of its own"),
+                "the frame of another page",
+            ));
+        }
     }
     Ok(())
 }

@@ -211,6 +211,8 @@ pub struct World {
     pub mprotected: bool,
     /// Messages this line must have produced, in order; cleared by the judge before each line.
     pub expected_events: Vec<ExpectedEvent>,
+    /// The access under way may not wait for a userfault: it fails instead.
+    pub no_wait: bool,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.
@@ -310,6 +312,7 @@ impl World {
             numa_bound: false,
             mprotected: false,
             expected_events: Vec::new(),
+            no_wait: false,
             forked: false,
             blurred: None,
         }
@@ -480,6 +483,26 @@ impl World {
         let maps = |v: &Vma| matches!(v.backing, Backing::File { key: k, .. } if k == key);
         !self.files[key].open_in.is_empty()
             || self.procs.values().any(|p| p.vmas.values().any(maps))
+    }
+    /// Page-table state of files with huge shmem pages is the kernel's choice from line to line: a
+    /// partial change of a 2 MiB mapping drops it, a fault may bring all of it back.
+    pub fn haze_huge_files(&mut self) {
+        if !self.files.iter().any(|f| f.maybe_huge) {
+            return;
+        }
+        for p in self.procs.values_mut() {
+            for vma in p.vmas.values() {
+                let Backing::File { key, .. } = vma.backing else { continue };
+                if !self.files[key].maybe_huge {
+                    continue;
+                }
+                for (_, entry) in p.entries.range_mut(vma.start..vma.end) {
+                    if matches!(entry.slot, Slot::Page(b) if self.bodies[b].file.is_some()) {
+                        entry.slot = Slot::Unsure;
+                    }
+                }
+            }
+        }
     }
     /// Forgets the pages and reservations of files nobody holds any more. Poisoned pages of dead
     /// files never go back to the pool; they stay counted through `hw`.

@@ -104,7 +104,7 @@ fn copy_entry(w: &mut World, entry: Entry, keeps_wp: bool) -> Option<Entry> {
         Slot::Page(body) if w.bodies[body].file.is_none() && pinned(w, body) => {
             Slot::Page(w.copy_body(body))
         }
-        Slot::Page(body) if w.bodies[body].file.is_none() && !w.pins.is_empty() => {
+        Slot::Page(body) if near_a_pin(w, body) => {
             // A pin of any part of a THP may have all of it copied (F-007).
             let copy = w.copy_body(body);
             w.bodies[body].loose = true;
@@ -118,6 +118,12 @@ fn copy_entry(w: &mut World, entry: Entry, keeps_wp: bool) -> Option<Entry> {
 
 fn pinned(w: &World, body: usize) -> bool {
     w.pins.values().any(|bodies| bodies.contains(&body))
+}
+
+/// An anonymous base page that may lie in the THP of a pinned one.
+fn near_a_pin(w: &World, body: usize) -> bool {
+    let page = &w.bodies[body];
+    page.file.is_none() && !page.size.is_huge() && !w.pins.is_empty()
 }
 
 fn exit(w: &mut World, cx: &Cx<'_>) -> Out {

@@ -7,7 +7,7 @@ use crate::touch::{Access, Touch, touch};
 use crate::world::{Entry, Slot, World};
 use case::limits::PAGE;
 use case::observation::{Status, Word};
-use case::{Direction, Op, Place, ProcId, Tag};
+use case::{Direction, Family, Op, Place, ProcId, Tag};
 
 const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
@@ -27,7 +27,11 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
             if len.0 == 0 {
                 return cx.errno(G_PIN, EFAULT);
             }
-            let bodies = match reach(w, cx, cx.proc, *at, len.0, Access::Write)? {
+            // 6.1 registers buffers without leave to wait for a userfault (U-067).
+            w.no_wait = w.family == Family::U61;
+            let reached = reach(w, cx, cx.proc, *at, len.0, Access::Write);
+            w.no_wait = false;
+            let bodies = match reached? {
                 (_, Some(Touch::Blocks)) => return cx.only(G_PIN, Want::Blocks),
                 (_, Some(_)) => return cx.errno(G_PIN, EFAULT),
                 (pages, None) => pages,
