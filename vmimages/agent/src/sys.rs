@@ -128,3 +128,18 @@ pub fn gettid() -> i32 {
 pub fn say(text: &str) {
     let _ = write_all(2, format!("agent: {text}\n").as_bytes());
 }
+
+/// Keeps the calling thread on one CPU (counted round). On a machine with one CPU nothing
+/// changes.
+pub fn pin_to_cpu(index: usize) {
+    static CPUS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    // SAFETY: asks for a number.
+    let cpus =
+        *CPUS.get_or_init(|| unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as usize);
+    // SAFETY: the set is zeroed before a bit below its size is set; this thread only.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(index % cpus, &mut set);
+        libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set);
+    }
+}

@@ -27,6 +27,9 @@ pub const USED: u8 = 1;
 /// Serves requests: u32 length and a postcard `RunRequest`; answers are a byte [`CLEAN`] or
 /// [`USED`], a u32 length and a wire frame that goes to the host as it is.
 pub fn serve(sock: i32, board: &'static Board) -> Result<(), i32> {
+    // A fault and its handler take turns: on one CPU that is a switch, on two it is a wake-up
+    // of an idle CPU. Only `par` threads run side by side. First touches stay on one node too.
+    sys::pin_to_cpu(0);
     guard::install();
     guard::signal_stack();
     timeout::enroll(board, 0);
@@ -385,6 +388,7 @@ fn par_thread(
     start: usize,
     ops: &[Op],
 ) -> (Vec<Reply>, Vec<(u64, u64)>) {
+    sys::pin_to_cpu(slot - PAR_SLOT);
     guard::signal_stack();
     timeout::enroll(shared.board, slot);
     let mut lane = Lane::new(shared, slot, 0);
