@@ -29,8 +29,10 @@ const GLANCE: Duration = Duration::from_millis(100);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Share of the boot timeout after which an agent that is up but not heard is given up.
 const LINK_PATIENCE: f64 = 0.4;
-/// How each line of the agent on the console starts.
-const AGENT_LINE: &[u8] = b"agent: ";
+/// What the agent writes to the console once its end of the link is open and set up.
+const LINK_OPEN: &[u8] = b"agent: link on ";
+/// What it writes before it switches off a machine that offers no link.
+const LINK_ABSENT: &[u8] = b"agent: no link";
 
 /// Why there is no VM. `Display` is the error line, [`BootError::help`] the help line.
 #[derive(Debug, thiserror::Error)]
@@ -241,7 +243,7 @@ fn await_ready(machine: &mut Machine, spec: &VmSpec, started: Instant) -> Result
             Some(_) => return Err(Stop::Unexpected("a message before Ready")),
             None => {}
         }
-        if agent_since.is_none() && contains(&machine.console.since(0), AGENT_LINE) {
+        if agent_since.is_none() && contains(&machine.console.since(0), LINK_OPEN) {
             agent_since = Some(now);
         }
         let quiet = !machine.link.heard;
@@ -266,6 +268,7 @@ fn explain(mut machine: Machine, spec: &VmSpec, stop: Stop) -> BootError {
     if let Some(panic) = line_with(&seen, b"Kernel panic") {
         return BootError::Panicked { panic, console };
     }
+    let stop = if contains(&seen, LINK_ABSENT) { Stop::NoLink } else { stop };
     match (stop, ended) {
         (Stop::Broken(Broken::Protocol(why)), _) => BootError::Protocol { why, console },
         (Stop::Unexpected(what), _) => BootError::Protocol { why: what.into(), console },

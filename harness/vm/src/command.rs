@@ -53,7 +53,8 @@ pub fn qemu_args(spec: &VmSpec, fds: Fds) -> Vec<OsString> {
         Accel::Tcg => add("-accel tcg,thread=multi -cpu qemu64,+pdpe1gb"),
         Accel::Kvm => add("-accel kvm -cpu host"),
     }
-    add(&format!("-smp {} -m {}M", spec.cpus, spec.memory_mib));
+    // A socket per CPU: CPUs of two nodes that share a cache make the kernel print a warning.
+    add(&format!("-smp {0},sockets={0},cores=1,threads=1 -m {1}M", spec.cpus, spec.memory_mib));
     let near = spec.memory_mib / 2;
     let near_cpus = spec.cpus.div_ceil(2);
     let nodes = [(0, near, 0..near_cpus), (1, spec.memory_mib - near, near_cpus..spec.cpus)];
