@@ -119,7 +119,7 @@ fn one(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Out<Step> {
         Advice::Free => Ok(discard::free(w, cx, part)),
         Advice::Remove => discard::remove(w, cx, part),
         Advice::PopulateRead | Advice::PopulateWrite => discard::populate(w, cx, part, advice),
-        Advice::Cold | Advice::PageOut => Ok(discard::cold(part)),
+        Advice::Cold | Advice::PageOut => Ok(discard::cold(w, cx, part, advice)),
         Advice::WillNeed => Ok(Step::Done),
         _ => Ok(flags(w, cx, part, advice)),
     }

@@ -8,7 +8,7 @@ use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Entry, FileKey, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::pm;
+use case::observation::{Status, pm};
 use case::{Family, UffdModes};
 
 const BLOCK: u64 = 2 << 20;
@@ -73,11 +73,8 @@ fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part) -> Out<bool> {
     if first >= last {
         // No whole block: 0 if start and end meet in one boundary, EINVAL inside a block, and
         // the manual is silent.
-        return if cx.ok() {
-            Ok(false)
-        } else {
-            cx.pick(A003, &[Want::Ok(0), Want::Err(EINVAL)]).map(|_| true)
-        };
+        let refused = cx.obs.status == Status::Err(EINVAL as u16);
+        return if refused { cx.errno(A003, EINVAL).map(|()| true) } else { Ok(false) };
     }
     let mut total = Chance { works: true, ..Chance::default() };
     let blocks = (first..last).step_by(BLOCK as usize);

@@ -4,12 +4,12 @@
 use super::{EACCES, EFAULT, EHWPOISON, EINVAL, EPERM, Part, Step};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
-use crate::ops::mapping::{announce, touch_all, unshare};
+use crate::ops::mapping::{announce, seen_bits, touch_all, unshare};
 use crate::rules::*;
 use crate::step::{Cx, Out};
 use crate::touch::{Access, Touch};
-use crate::world::{Backing, Slot, World};
-use case::observation::event;
+use crate::world::{Backing, Entry, Slot, World};
+use case::observation::{event, pm};
 use case::{Advice, Prot, Seals, Share, UffdFeatures};
 
 /// The REMOVE event of a range that is about to go (U-073). False if it is never read.
@@ -85,11 +85,35 @@ pub(super) fn free(w: &mut World, cx: &Cx<'_>, part: &Part) -> Step {
     Step::Done
 }
 
-pub(super) fn cold(part: &Part) -> Step {
+pub(super) fn cold(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Step {
     if part.vma.flags.locked || part.vma.is_hugetlb() {
         return Step::Fails(A022, EINVAL);
     }
+    if advice == Advice::PageOut {
+        paged_out(w, cx, part);
+    }
     Step::Done
+}
+
+/// Reclaim may have unmapped file pages (they stay cached without swap) and dropped pages that
+/// MADV_FREE gave up; a look says whether it did.
+fn paged_out(w: &mut World, cx: &Cx<'_>, part: &Part) {
+    let Some(p) = w.proc(cx.proc) else { return };
+    let entries: Vec<(u64, Entry)> =
+        p.entries.range(part.start..part.end).map(|(at, e)| (*at, *e)).collect();
+    for (at, entry) in entries {
+        let Slot::Page(body) = entry.slot else { continue };
+        let gone = seen_bits(cx, cx.proc, at).is_some_and(|bits| bits & pm::PRESENT == 0);
+        let (file, lazy) = (w.bodies[body].file.is_some(), w.bodies[body].lazy);
+        let now = match (gone, file) {
+            (true, true) if entry.wp => Some(Entry { slot: Slot::Marker, wp: true }),
+            (true, true) => None,
+            (true, false) if lazy => None,
+            (false, true) if !entry.wp => Some(Entry { slot: Slot::Unsure, wp: false }),
+            _ => continue,
+        };
+        w.set_entry(cx.proc, at, now);
+    }
 }
 
 pub(super) fn remove(w: &mut World, cx: &Cx<'_>, part: &Part) -> Out<Step> {
