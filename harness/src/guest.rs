@@ -82,6 +82,7 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         op_timeout: config.op_timeout,
         depth: config.batch as usize,
         programs_max: config.vm_programs_max,
+        replace_on_violation: true,
         known: Arc::new(known(kernel)?),
     })
 }

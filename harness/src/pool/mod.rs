@@ -46,6 +46,8 @@ pub struct PoolSpec {
     pub depth: usize,
     /// Programs until a VM is replaced.
     pub programs_max: u32,
+    /// Whether the first violation of each signature costs the VM, or only leaks and reports do.
+    pub replace_on_violation: bool,
     pub known: Arc<Known>,
 }
 
@@ -131,7 +133,10 @@ pub enum Event {
     },
     Done(Box<Done>),
     /// A kernel report that came while, or just after, this program ran.
-    Console { job: Job, sighting: Box<Sighting> },
+    Console {
+        job: Job,
+        sighting: Box<Sighting>,
+    },
     /// The guest died. `job` is the program that was executing, if any.
     Died {
         slot: usize,

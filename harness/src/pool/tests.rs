@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::assets;
-use case::link::Sabotage;
 use case::Source;
+use case::link::Sabotage;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
@@ -20,12 +20,12 @@ const SLOW: &str = "hgm 1\nmmap at=r0 len=4K\nu0 = uffd\nregister uffd=u0 at=r0 
     modes=missing\nread at=r0 len=4K\n";
 
 fn spec(dir: &std::path::Path) -> PoolSpec {
-    let home = std::env::var_os("HGM_HOME").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hgm")
-    });
+    let home = std::env::var_os("HGM_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hgm"));
     let find = || vmimages::kernels(&home).into_iter().find(|k| k.id.starts_with("debian-6.1"));
-    let kernel = find()
-        .unwrap_or_else(|| vmimages::add(&home, "debian:6.1", None, &mut |_| {}).unwrap());
+    let kernel =
+        find().unwrap_or_else(|| vmimages::add(&home, "debian:6.1", None, &mut |_| {}).unwrap());
     let initrd = vmimages::initramfs(&home, &kernel, &assets::agent().unwrap()).unwrap();
     let vm = VmSpec {
         qemu: "qemu-system-x86_64".into(),
@@ -45,6 +45,7 @@ fn spec(dir: &std::path::Path) -> PoolSpec {
         op_timeout: Duration::from_secs(1),
         depth: 4,
         programs_max: 1000,
+        replace_on_violation: true,
         known: Arc::new(Known::builtin()),
     }
 }

@@ -3,8 +3,8 @@
 use super::live::Live;
 use super::{Done, Event, Job, Order, PoolSpec, TICK, live, stop};
 use crate::triage;
-use case::link::{Canary, FromGuest, RunOutcome, RunRequest, ToGuest};
 use case::Violation;
+use case::link::{Canary, FromGuest, RunOutcome, RunRequest, ToGuest};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -244,7 +244,8 @@ impl Worker {
         let leak = judged.sightings.iter().any(|s| s.violation.as_ref().is_some_and(is_leak));
         tainted |= leak && job.canary.is_none();
         for sighting in judged.sightings.iter().filter(|s| s.known.is_none()) {
-            tainted |= job.canary.is_none() && self.seen.insert(sighting.signature.clone());
+            let first = job.canary.is_none() && self.seen.insert(sighting.signature.clone());
+            tainted |= first && self.spec.replace_on_violation;
         }
         let slot = self.slot;
         self.tell(Event::Done(Box::new(Done { slot, job, judged, rss_kib })))?;
@@ -254,10 +255,25 @@ impl Worker {
         if tainted { self.drop_vm() } else { Ok(()) }
     }
 
+    /// Orders to run that wait in the channel, up to the first of another sort: that one shall
+    /// find the next VM unused.
+    fn unstarted(&mut self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        while self.next.is_none() {
+            match self.orders.try_recv() {
+                Ok(Order::Run(job)) => jobs.push(job),
+                Ok(other) => self.next = Some(other),
+                Err(_) => break,
+            }
+        }
+        jobs
+    }
+
     /// Replaces the VM: what was outstanding goes back to the dispatcher.
     pub(super) fn drop_vm(&mut self) -> Result<(), Gone> {
         let Some(mut live) = self.live.take() else { return Ok(()) };
-        let jobs: Vec<Job> = live.flight.drain(..).map(|(_, job)| job).collect();
+        let mut jobs: Vec<Job> = live.flight.drain(..).map(|(_, job)| job).collect();
+        jobs.extend(self.unstarted());
         let slot = self.slot;
         for (job, sighting) in live.last_reports() {
             self.tell(Event::Console { job, sighting: Box::new(sighting) })?;

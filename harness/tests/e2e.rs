@@ -1,0 +1,305 @@
+//! Whole campaigns against real VMs: QEMU, the agent and a Debian 6.1 kernel (fetched into the
+//! home if it is not there). What must hold when everything is fine, when QEMU is killed, when we
+//! are killed, and when the user has had enough.
+
+#![allow(clippy::unwrap_used)]
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Drops the reservation of a private hugetlb mapping: a deviation of 6.1, listed as N03.
+const DEVIATES: &str = "hgm 1\nmmap at=r0 len=4M page=2M\nwrite at=r0 len=4K\n\
+    madvise at=r0 len=2M advice=dontneed\nread at=r0 len=4K\n";
+const PASSES: &str = "hgm 1\nmmap at=r0 len=16K\nwrite at=r0 len=8K\nread at=r0 len=16K\n";
+/// More than any boot takes here.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A home with the shared kernels and images, and runs of its own.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Home {
+        let shared = std::env::var_os("HGM_HOME")
+            .map(PathBuf::from)
+            .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hgm"));
+        let listed = hgm(&shared, &["kernel", "list", "--json"]).output().unwrap();
+        if !String::from_utf8_lossy(&listed.stdout).contains("debian-6.1") {
+            let added = hgm(&shared, &["kernel", "add", "debian:6.1"]).output().unwrap();
+            assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        }
+        let home = tempfile::tempdir().unwrap();
+        for name in ["kernels", "initramfs"] {
+            std::fs::create_dir_all(shared.join(name)).unwrap();
+            std::os::unix::fs::symlink(shared.join(name), home.path().join(name)).unwrap();
+        }
+        Home(home)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        hgm(self.0.path(), args)
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn start(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_string_lossy().into_owned()
+    }
+
+    /// Folder of the only run.
+    fn the_run(&self) -> PathBuf {
+        let mut runs = std::fs::read_dir(self.0.path().join("runs")).unwrap();
+        let run = runs.next().unwrap().unwrap().path();
+        assert!(runs.next().is_none(), "more than one run");
+        run
+    }
+
+    /// QEMUs whose command line names this home.
+    fn qemus(&self) -> BTreeSet<i32> {
+        let marker = self.0.path().to_string_lossy().into_owned();
+        let ours = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.starts_with("qemu-system") && line.contains(&marker)
+        };
+        let pids = std::fs::read_dir("/proc").unwrap().flatten();
+        pids.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(ours).collect()
+    }
+}
+
+fn hgm(home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hgm"));
+    command.args(args).args(["--home", &home.to_string_lossy()]);
+    // Seeds beside the current folder would be run first: these tests bring their own.
+    command.current_dir(home).env_remove("HGM_HOME").env("HGM_ACCEL", "tcg");
+    command
+}
+
+fn json(out: &Output) -> Value {
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|error| {
+        let text = String::from_utf8_lossy(&out.stdout);
+        panic!("{error}: {text:?} {}", String::from_utf8_lossy(&out.stderr))
+    })
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return BTreeSet::new() };
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
+/// Findings are the oracle's and the kernel's business: 0, 5 and 100 all mean the machinery works.
+fn went_through(code: Option<i32>) -> bool {
+    matches!(code, Some(0 | 5 | 100))
+}
+
+#[test]
+fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
+    let home = Home::new();
+    let corpus = home.0.path().join("mine");
+    std::fs::create_dir(&corpus).unwrap();
+    std::fs::write(corpus.join("deviates.hgm"), DEVIATES).unwrap();
+    let out = home.run(&[
+        "fuzz",
+        "--programs",
+        "12",
+        "--jobs",
+        "1",
+        "--seed",
+        "7",
+        "--json",
+        "--corpus",
+        "mine",
+        "--set",
+        "look=each",
+        "--set",
+        "confirm_times=1",
+    ]);
+    assert!(went_through(out.status.code()), "{:?}", out.status);
+    let summary = json(&out);
+    let keys: BTreeSet<&str> = summary.as_object().unwrap().keys().map(String::as_str).collect();
+    let wanted = [
+        "run",
+        "kernel",
+        "profile",
+        "seconds",
+        "programs",
+        "ops",
+        "programs_per_s",
+        "states",
+        "findings",
+        "inconclusive",
+        "canaries",
+        "seconds_to_first_program",
+        "exec_share",
+        "judge_us_per_program",
+        "vm_ready_ms",
+        "vm_rss_kib",
+    ];
+    assert_eq!(keys, BTreeSet::from(wanted));
+    assert_eq!(summary["canaries"], serde_json::json!({ "planted": 5, "found": 5 }));
+    assert!(summary["programs"].as_u64().unwrap() >= 12);
+    assert!(summary["states"].as_u64().unwrap() > 5);
+    assert_eq!(summary["profile"], "U61");
+    let n03 = "X-02/madvise/rsvd:low";
+    assert_eq!(summary["findings"][n03]["state"], "known", "{summary}");
+    assert!(names(&corpus).len() > 1, "nothing was added to the corpus");
+
+    // Planted faults leave no trace among the findings; the real one replays.
+    let folders = names(&home.the_run().join("findings"));
+    assert_eq!(folders.len(), summary["findings"].as_object().unwrap().len());
+    let id = folders.iter().find(|name| name.starts_with("x-02-madvise-rsvd-low")).unwrap();
+    let again = home.run(&["repro", id, "--times", "2", "--json", "--set", "look=each"]);
+    assert_eq!(again.status.code(), Some(100));
+    let again = json(&again);
+    assert_eq!((&again["shown"], &again["tried"]), (&2.into(), &2.into()));
+    assert!(home.qemus().is_empty());
+}
+
+#[test]
+fn killed_mid_campaign_leaves_no_qemu_and_resumes_without_loss() {
+    let home = Home::new();
+    let args = ["fuzz", "--for", "1h", "--jobs", "2", "--seed", "11", "--no-canaries"];
+    let mut first = home.start(&args);
+    let corpus = || names(&home.the_run().join("corpus"));
+    wait_for("corpus entries", || home.0.path().join("runs").is_dir() && corpus().len() >= 4);
+    assert!(!home.qemus().is_empty());
+    kill(Pid::from_raw(first.id() as i32), Signal::SIGKILL).unwrap();
+    first.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(5);
+    while !home.qemus().is_empty() {
+        assert!(Instant::now() < end, "QEMU outlived its campaign: {:?}", home.qemus());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let kept = corpus();
+    let found = names(&home.the_run().join("findings"));
+
+    let out = home.run(&[
+        "fuzz",
+        "--resume",
+        "--programs",
+        "6",
+        "--jobs",
+        "1",
+        "--no-canaries",
+        "--json",
+        "--set",
+        "confirm_times=1",
+    ]);
+    assert!(went_through(out.status.code()), "{:?}", out.status);
+    let summary = json(&out);
+    assert_eq!(summary["run"], home.the_run().to_string_lossy().as_ref());
+    assert!(corpus().is_superset(&kept), "corpus entries were lost");
+    assert!(names(&home.the_run().join("findings")).is_superset(&found), "findings were lost");
+    // Entries the last checkpoint did not know were run again, so their states are known.
+    assert!(summary["states"].as_u64().unwrap() > 5);
+}
+
+#[test]
+fn a_killed_qemu_costs_nothing_and_blames_nobody() {
+    let home = Home::new();
+    let out_file = home.0.path().join("out.json");
+    let mut campaign = home
+        .command(&[
+            "fuzz",
+            "--programs",
+            "10",
+            "--jobs",
+            "1",
+            "--seed",
+            "3",
+            "--no-canaries",
+            "--json",
+            "--set",
+            "confirm_times=1",
+        ])
+        .stdout(std::fs::File::create(&out_file).unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let ran =
+        || home.0.path().join("runs").is_dir() && !names(&home.the_run().join("corpus")).is_empty();
+    wait_for("a first program", ran);
+    for pid in home.qemus() {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+    let status = campaign.wait().unwrap();
+    assert!(went_through(status.code()), "{status:?}");
+    let summary: Value = serde_json::from_slice(&std::fs::read(&out_file).unwrap()).unwrap();
+    assert!(summary["programs"].as_u64().unwrap() >= 10, "{summary}");
+    let findings = home.the_run().join("findings");
+    for name in names(&findings) {
+        let text = std::fs::read_to_string(findings.join(&name).join("finding.json")).unwrap();
+        let finding: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(finding["source"], "oracle", "the killed QEMU became a finding: {text}");
+    }
+}
+
+#[test]
+fn the_first_interrupt_drains_and_closes_the_books() {
+    let home = Home::new();
+    let mut campaign = home.start(&["fuzz", "--for", "1h", "--jobs", "1", "--seed", "5", "--json"]);
+    wait_for("a VM", || !home.qemus().is_empty());
+    let start = Instant::now();
+    kill(Pid::from_raw(campaign.id() as i32), Signal::SIGINT).unwrap();
+    let status = campaign.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    let out = campaign.wait_with_output().unwrap();
+    let summary: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(summary["run"], home.the_run().to_string_lossy().as_ref());
+    wait_for("the end of QEMU", || home.qemus().is_empty());
+}
+
+#[test]
+fn run_and_regress_say_what_was_expected() {
+    let home = Home::new();
+    let out = home.run(&["run", &home.file("a.hgm", PASSES), "--json"]);
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    let result = json(&out);
+    assert_eq!(result["verdict"], "pass");
+    assert_eq!(result["lines"].as_array().unwrap().len(), 3);
+    assert_eq!(result["lines"][1]["status"], "ok 0");
+
+    for (name, text, expect) in [
+        ("fixed", PASSES, "[expect]\n\"*\" = \"pass\"\n"),
+        ("known", DEVIATES, "about = \"N03\"\n[expect]\nU61 = \"known:N03\"\nU612 = \"pass\"\n"),
+        ("other", PASSES, "[expect]\nU612 = \"pass\"\n"),
+    ] {
+        let dir = home.0.path().join("cases").join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("program.hgm"), text).unwrap();
+        std::fs::write(dir.join("expect.toml"), expect).unwrap();
+    }
+    let args = ["regress", "cases", "--jobs", "1", "--json", "--set", "look=each"];
+    let out = home.run(&args);
+    let result = json(&out);
+    assert_eq!(out.status.code(), Some(0), "{result}");
+    let got = |at: usize| result["rows"][at]["got"].as_str().unwrap().to_owned();
+    assert_eq!((got(0).as_str(), got(1).as_str()), ("pass", "known:N03"));
+
+    // An expectation that does not hold must show.
+    let wrong = home.0.path().join("cases/fixed/expect.toml");
+    std::fs::write(wrong, "[expect]\nU61 = \"known:N03\"\n").unwrap();
+    assert_eq!(home.run(&args).status.code(), Some(100));
+}
