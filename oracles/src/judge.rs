@@ -306,6 +306,10 @@ fn stray_signal(cx: &Cx<'_>) -> Out {
 /// Handler messages: each expected one was read, and no others (repeats of expected ones are
 /// legal, U-065).
 fn events(w: &World, cx: &Cx<'_>) -> Out {
+    if cx.obs.events.len() >= case::limits::EVENTS_MAX {
+        // The record was cut: what is missing proves nothing.
+        return Ok(());
+    }
     let mut seen = cx.obs.events.iter();
     for want in &w.expected_events {
         if !seen.any(|got| same_event(want, got)) {

@@ -390,7 +390,8 @@ pub fn mark_anon_vma(w: &mut World, proc: ProcId, addr: u64) {
 pub fn haze_thp(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
     let eligible = w.thp_enabled == 2 || (w.thp_enabled == 1 && vma.flags.hugepage);
     let start = unit - unit % PMD;
-    if !eligible || vma.flags.nohugepage || start < vma.start || start + PMD > vma.end {
+    // Neighbours with the same attributes may be one VMA to the kernel.
+    if !eligible || vma.flags.nohugepage || w.span(proc, start, start + PMD).is_none() {
         return;
     }
     haze(w, proc, start, start + PMD, |_, _| true);

@@ -182,7 +182,11 @@ fn settle_lazy(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) {
             break;
         }
         if let Some(body) = body_at(w, cx.proc, page) {
-            let lost = w.bodies[body].lazy && got.contains(&Word::Zero);
+            let vma = w.vma_at(cx.proc, page);
+            let sub = vma.map_or(0, |v| World::sub_page(v, page));
+            let had = w.bodies[body].words(sub);
+            let gone = |i: usize| got[i] == Word::Zero && had[i] != Word::Zero;
+            let lost = w.bodies[body].lazy && (gone(0) || gone(1));
             if lost {
                 w.bodies[body].words.clear();
             }

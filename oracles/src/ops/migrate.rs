@@ -202,7 +202,7 @@ fn mbind(
     if flags.has(MoveFlags::STRICT) {
         wants.push(Want::Err(EIO));
     }
-    if cx.pick(M_MBIND, &wants)? == 0 && !split {
+    if cx.pick(M_MBIND, &wants)? == 0 && !split && mode != NumaMode::Default {
         // Another policy is another VMA, even where nothing else differs.
         w.split_at(cx.proc, at.addr());
         w.split_at(cx.proc, end);

@@ -3,11 +3,11 @@
 use crate::ops::access::{Expect, body_at, content, expect_at, words_in};
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
-use crate::touch::{Access, Touch, touch};
+use crate::touch::{Access, SEGV_ACCERR, Touch, touch};
 use crate::world::{Entry, Slot, World};
 use case::limits::PAGE;
 use case::observation::{Status, Word};
-use case::{Direction, Family, Op, Place, ProcId, Tag};
+use case::{Direction, Family, Op, Place, ProcId, Prot, Tag};
 
 const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
@@ -67,6 +67,11 @@ fn reach(
     let mut page = start - start % PAGE;
     let mut reached = Vec::new();
     while page < end {
+        // The kernel wants the permission by name, where hardware lets stores imply loads (G-001).
+        let needs = if access == Access::Read { Prot::READ } else { Prot::WRITE };
+        if w.vma_at(proc, page).is_some_and(|v| !v.prot.has(needs)) {
+            return Ok((reached, Some(SEGV_ACCERR)));
+        }
         match touch(w, cx, proc, page, access)? {
             Touch::Done => reached.push(page),
             stop => return Ok((reached, Some(stop))),
@@ -138,6 +143,12 @@ fn direct_out(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
         return cx.only(G_READ, Want::Ok(0));
     }
     let (pages, stop) = reach(w, cx, cx.proc, at, len, Access::Read)?;
+    if w.family == Family::U612 {
+        // 6.12 pins for O_DIRECT, 6.1 takes plain references (G-014).
+        for page in &pages {
+            unshare(w, cx.proc, *page);
+        }
+    }
     if stop == Some(Touch::Blocks) {
         return cx.only(G_READ, Want::Blocks);
     }

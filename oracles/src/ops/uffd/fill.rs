@@ -175,7 +175,11 @@ fn unit_result(w: &World, fill: Fill, vma: &Vma, at: u64) -> Unit {
     let slot = w.entry(ProcId(0), at).map(|e| e.slot);
     let taken = match slot {
         None | Some(Slot::Unsure) => false,
-        Some(Slot::Marker) => fill == Fill::Poison || (fill == Fill::Zero && vma.is_private()),
+        // Markers of both sorts are as good as none, but for what wants strictly none
+        // (pte_none_mostly, huge_pte_none_mostly).
+        Some(Slot::Marker | Slot::UffdPoison) => {
+            fill == Fill::Poison || (fill == Fill::Zero && vma.is_private())
+        }
         Some(_) => true,
     } && !w.mutated(Mutant::FillOverwrites);
     let unsure = slot == Some(Slot::Unsure);
