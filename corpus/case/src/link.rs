@@ -85,13 +85,19 @@ pub enum ToGuest {
 }
 
 /// How a program ended for the harness.
+#[expect(clippy::large_enum_variant, reason = "nearly every value is Finished")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunOutcome {
     Finished(Observation),
     /// The process that ran it died of a signal at this line.
-    WorkerDied { signal: i32, line: u16 },
+    WorkerDied {
+        signal: i32,
+        line: u16,
+    },
     /// The whole program went over its time at this line and its processes were killed.
-    WorkerHung { line: u16 },
+    WorkerHung {
+        line: u16,
+    },
     /// The agent could not run it (no memory for its own needs, a bad request).
     Refused(String),
 }
@@ -101,8 +107,13 @@ pub enum RunOutcome {
 pub enum FromGuest {
     Ready(Profile),
     /// Goes ahead of each run, so that the host knows the guilty program when the guest dies.
-    Executing { id: u64 },
-    Done { id: u64, outcome: RunOutcome },
+    Executing {
+        id: u64,
+    },
+    Done {
+        id: u64,
+        outcome: RunOutcome,
+    },
     /// A line for the host's log.
     Log(String),
 }
