@@ -27,13 +27,16 @@ pub fn falsify(canary: Option<Canary>, lines: &mut [LineObs], ops: &[&Op]) {
             }
         }
         Some(Canary::MissingSigbus) => {
-            let sigbus = |line: &LineObs| matches!(line.status, Status::Signal(seen) if i32::from(seen.signo) == libc::SIGBUS);
-            if let Some(index) = lines.iter().position(sigbus) {
+            if let Some(index) = lines.iter().position(is_sigbus) {
                 hide_signal(&mut lines[index], ops[index]);
             }
         }
         _ => {}
     }
+}
+
+fn is_sigbus(line: &LineObs) -> bool {
+    matches!(line.status, Status::Signal(seen) if i32::from(seen.signo) == libc::SIGBUS)
 }
 
 fn hide_signal(line: &mut LineObs, op: &Op) {

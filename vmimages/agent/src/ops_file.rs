@@ -40,8 +40,10 @@ pub fn run(lane: &mut Lane, line: u16, op: &Op) -> Option<Outcome> {
     };
     let Some(fd) = lane.file(*file) else { return Some(skip(Skip::NoObject)) };
     Some(match op {
-        // SAFETY (all below): plain file syscalls on a descriptor of the program; no pointers.
-        Op::Ftruncate { len, .. } => plain(unsafe { libc::ftruncate(fd, len.0 as i64) }.into()),
+        Op::Ftruncate { len, .. } => {
+            // SAFETY: no pointers.
+            plain(unsafe { libc::ftruncate(fd, len.0 as i64) }.into())
+        }
         Op::Fallocate { off, len, flags, .. } => {
             fallocate(fd, flags.0 as i32, off.0 as i64, len.0 as i64)
         }

@@ -18,9 +18,9 @@ pub fn run(lane: &mut Lane, line: u16, op: &Op) -> Option<Outcome> {
             let ask = Ask { at: *at, len: len.0, prot: prot.0 as i32, share: *share };
             mmap(lane, &ask, *from, *page, *flags)
         }
-        // SAFETY (munmap to mlock): `check` keeps every range inside the arena, where nothing
-        // of the agent lives.
         Op::Munmap { at, len } => {
+            // SAFETY: `check` keeps every range inside the arena, where nothing of the agent
+            // lives.
             plain(unsafe { libc::munmap(at.addr() as *mut _, len.0 as usize) }.into())
         }
         Op::Mremap { at, len, new, to, flags } => mremap(lane, *at, len.0, new.0, *to, *flags),
@@ -39,8 +39,8 @@ pub fn run(lane: &mut Lane, line: u16, op: &Op) -> Option<Outcome> {
         }
         Op::Madvise { at, len, advice } => {
             ops_special::before_madvise(*at, len.0, *advice);
-            // SAFETY: as above.
             let number = advice_number(*advice);
+            // SAFETY: as above.
             plain(unsafe { libc::syscall(libc::SYS_madvise, at.addr(), len.0, number) })
         }
         Op::Read { at, len } => read(*at, len.0),

@@ -25,7 +25,7 @@ fn window(at: Place, len: u64, extent: u64) -> Option<(Place, u32)> {
     let start = at.off / BLOCK * BLOCK;
     let end = at.off.saturating_add(len).next_multiple_of(BLOCK).min(extent);
     let bytes = end.saturating_sub(start).min(WINDOW_BYTES_MAX);
-    (bytes > 0).then(|| (Place { region: at.region, off: start }, (bytes / PAGE) as u32))
+    (bytes > 0).then_some((Place { region: at.region, off: start }, (bytes / PAGE) as u32))
 }
 
 fn extent(board: &Board, at: Place) -> u64 {

@@ -288,7 +288,7 @@ impl<'p> Run<'p> {
             starts.push(next);
             next += ops.len();
         }
-        let results: Vec<(Vec<Reply>, Vec<(u64, u64)>)> = std::thread::scope(|scope| {
+        let results: Vec<ParResult> = std::thread::scope(|scope| {
             let ready = &ready;
             let handles: Vec<_> = threads
                 .iter()
@@ -380,6 +380,9 @@ impl<'p> Run<'p> {
     }
 }
 
+/// Replies of a thread's lines, and the mappings it was given outside the arena.
+type ParResult = (Vec<Reply>, Vec<(u64, u64)>);
+
 fn par_thread(
     shared: Shared,
     slot: usize,
@@ -387,7 +390,7 @@ fn par_thread(
     count: usize,
     start: usize,
     ops: &[Op],
-) -> (Vec<Reply>, Vec<(u64, u64)>) {
+) -> ParResult {
     sys::pin_to_cpu(slot - PAR_SLOT);
     guard::signal_stack();
     timeout::enroll(shared.board, slot);
