@@ -2,7 +2,7 @@
 //! do to VMAs and entries. mmap is in [`map`], mremap in [`remap`].
 
 mod map;
-mod remap;
+pub mod remap;
 
 use crate::mutants::Mutant;
 use crate::ops::file::zap;
@@ -25,6 +25,8 @@ const AMPLE: u64 = 512 << 20;
 const SLOW_EVENTS: usize = 32;
 /// Reach of a page table of 2 MiB pages, which mappings of one file may share.
 const PUD: u64 = 1 << 30;
+/// What one entry of a transparent huge page maps.
+const PMD: u64 = 2 << 20;
 
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     match cx.op {
@@ -98,7 +100,12 @@ pub fn settle(w: &mut World, cx: &Cx<'_>, rule: RuleRef, read: bool, want: Want)
 
 /// Changing part of a huge page-table that other mappings of the file may share drops this
 /// process' share of it; the pages come back at the next touch (H-087).
+///
+/// A boundary inside a huge page of shmem drops its mapping the same way (V-023).
 pub fn unshare(w: &mut World, proc: ProcId, start: u64, end: u64) {
+    for at in [start, end] {
+        split_shmem(w, proc, at);
+    }
     for vma in w.vmas_in(proc, start, end) {
         if vma.unit != PageSize::Huge2M || vma.share == Share::Private {
             continue;
@@ -115,6 +122,23 @@ pub fn unshare(w: &mut World, proc: ProcId, start: u64, end: u64) {
             }
             gib += PUD;
         }
+    }
+}
+
+/// A boundary at `at`: where the 2 MiB around it may be mapped by one entry of a shmem file, that
+/// entry goes and pages come back one by one.
+pub fn split_shmem(w: &mut World, proc: ProcId, at: u64) {
+    let block = at - at % PMD;
+    let Some(vma) = w.vma_at(proc, block) else { return };
+    let Backing::File { off, .. } = vma.backing else { return };
+    let congruent = vma.start % PMD == off % PMD;
+    let fits = block >= vma.start && block + PMD <= vma.end;
+    if at == block || vma.is_hugetlb() || !congruent || !fits {
+        return;
+    }
+    let Some(p) = w.proc(proc) else { return };
+    if p.entries.range(block..block + PMD).count() as u64 == PMD / PAGE {
+        haze_pages(w, proc, block, block + PMD);
     }
 }
 
@@ -319,6 +343,7 @@ fn mlock(w: &mut World, cx: &Cx<'_>, at: Place, len: u64, flags: Option<MlockFla
         }
         let to = vma.end.min(end);
         if !vma.is_hugetlb() || w.mutated(Mutant::MlockCountsHugetlb) {
+            unshare(w, cx.proc, pos, to);
             w.change_vmas(cx.proc, pos, to, |v| {
                 v.flags.locked = flags.is_some();
                 v.flags.onfault = onfault;
@@ -374,9 +399,10 @@ fn lock_onfault_huge(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, page: Pag
         None => cx.pick(H084, &[Want::Ok(0)])?,
     };
     let mut empty = w.clone();
+    let first = start - start % page.bytes();
     let made: Vec<u64> = filled
         .proc(cx.proc)
-        .map(|p| p.entries.range(start..end).map(|(at, _)| *at).collect())
+        .map(|p| p.entries.range(first..end).map(|(at, _)| *at).collect())
         .unwrap_or_default();
     let fresh: Vec<u64> =
         made.iter().copied().filter(|at| w.entry(cx.proc, *at).is_none()).collect();

@@ -3,6 +3,7 @@
 use super::{EAGAIN, EBUSY, EINVAL, ENOMEM, Part};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
+use crate::ops::mapping::remap::may_merge;
 use crate::ops::mapping::seen_bits;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -27,6 +28,9 @@ const MUST_WORK: Chance = Chance { works: true, invalid: false, busy: false, aga
 const INVALID: Chance = Chance { works: false, invalid: true, busy: false, again: false };
 
 pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
+    // Pieces the kernel may have merged are looked at as one; it need not have (V-030).
+    let merged = join(w, cx, start, end);
+    let gap = w.has_hole(cx.proc, start, end);
     let mut pos = start;
     let mut hole = false;
     for vma in w.vmas_in(cx.proc, start, end) {
@@ -39,7 +43,7 @@ pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out 
         if !eligible(w, &part.vma) {
             return cx.errno(A001, EINVAL);
         }
-        let failed = in_part(w, cx, &part)?;
+        let failed = in_part(w, cx, &part, merged, gap)?;
         if failed {
             return Ok(());
         }
@@ -48,7 +52,28 @@ pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out 
     if hole {
         return cx.errno(H090, ENOMEM);
     }
-    cx.only(H090, Want::Ok(0))
+    cx.only(A003, Want::Ok(0))
+}
+
+/// Joins neighbours of equal attributes in the range. True if there were any.
+fn join(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> bool {
+    let mut joined = false;
+    let (from, to) = (start.saturating_sub(1), end + 1);
+    let mut list = w.vmas_in(cx.proc, from, to).into_iter();
+    let Some(mut head) = list.next() else { return false };
+    for next in list {
+        let same = !head.is_hugetlb() && may_merge(&head, &next);
+        if let (true, Some(p)) = (same, w.proc_mut(cx.proc)) {
+            p.vmas.remove(&next.start);
+            head.end = next.end;
+            head.anon_vma |= next.anon_vma;
+            p.vmas.insert(head.start, head.clone());
+            joined = true;
+        } else {
+            head = next;
+        }
+    }
+    joined
 }
 
 /// hugepage_vma_check for a call that does not ask sysfs.
@@ -68,7 +93,7 @@ fn eligible(w: &World, vma: &Vma) -> bool {
 }
 
 /// The blocks of one mapping. True if the call ended there with an errno that was allowed.
-fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part) -> Out<bool> {
+fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part, merged: bool, gap: bool) -> Out<bool> {
     let (first, last) = (part.start.next_multiple_of(BLOCK), part.end - part.end % BLOCK);
     if first >= last {
         // No whole block: 0 if start and end meet in one boundary, EINVAL inside a block, and
@@ -76,7 +101,7 @@ fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part) -> Out<bool> {
         let refused = cx.obs.status == Status::Err(EINVAL as u16);
         return if refused { cx.errno(A003, EINVAL).map(|()| true) } else { Ok(false) };
     }
-    let mut total = Chance { works: true, ..Chance::default() };
+    let mut total = Chance { works: true, invalid: merged, ..Chance::default() };
     let blocks = (first..last).step_by(BLOCK as usize);
     for at in blocks.clone() {
         let chance = chance(w, cx, &part.vma, at);
@@ -85,7 +110,18 @@ fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part) -> Out<bool> {
         total.busy |= chance.busy;
         total.again |= chance.again;
     }
-    if total.works && cx.ok() {
+    // An errno that this part may not give is that of a later one, or of a hole.
+    let mine = match cx.obs.status {
+        Status::Err(errno) => match i32::from(errno) {
+            EAGAIN => true,
+            ENOMEM => !gap,
+            EINVAL => total.invalid,
+            EBUSY => total.busy,
+            _ => false,
+        },
+        _ => false,
+    };
+    if total.works && !mine {
         for at in blocks {
             made_huge(w, cx, &part.vma, at);
         }

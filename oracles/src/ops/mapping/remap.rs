@@ -111,7 +111,8 @@ fn reach(w: &World, cx: &Cx<'_>, addr: u64) -> (u64, u64) {
     (sure, last.end)
 }
 
-fn may_merge(a: &Vma, b: &Vma) -> bool {
+/// True if the kernel may keep two neighbours as one mapping.
+pub fn may_merge(a: &Vma, b: &Vma) -> bool {
     let joined = match (a.backing, b.backing) {
         (Backing::Anon, Backing::Anon) => true,
         (Backing::File { key, off }, Backing::File { key: k, off: o }) => {
