@@ -7,7 +7,7 @@ use crate::{ImageError, Kernel};
 use std::path::{Path, PathBuf};
 
 /// Raised when the layout inside changes, so that old cached archives are not used.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// Directories the agent mounts on.
 const DIRS: [&str; 7] = ["dev", "proc", "sys", "tmp", "run", "mnt", "modules"];
 
