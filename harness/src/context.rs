@@ -57,8 +57,17 @@ impl Context {
                 )),
             };
         };
+        // `debian:6.1`, as `hgm kernel add` takes it, names the kernel as well.
+        let word = &word.replacen("debian:", "debian-", 1);
         let mut fits: Vec<Kernel> =
             known.into_iter().filter(|kernel| kernel.id.starts_with(word.as_str())).collect();
+        // `debian-6.1` is 6.1.x before it is a prefix of 6.12.x.
+        let series = |kernel: &Kernel| {
+            kernel.id[word.len()..].starts_with(|c: char| !c.is_ascii_alphanumeric())
+        };
+        if fits.len() > 1 && fits.iter().any(series) {
+            fits.retain(series);
+        }
         if let Some(at) = fits.iter().position(|kernel| kernel.id == *word) {
             return Ok(fits.swap_remove(at));
         }
