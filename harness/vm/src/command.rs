@@ -25,12 +25,19 @@ const KERNEL_ARGS: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 nokaslr
     default_hugepagesz=2M transparent_hugepage=always mitigations=off init_on_alloc=0 \
     numa_balancing=disable random.trust_cpu=on no_timer_check";
 
+/// Under TCG the TSC is as good as the host's clock, but the kernel does not trust it and reads
+/// the emulated HPET for every look at the time.
+const TCG_ARGS: &str = " tsc=reliable";
+
 /// What the agent looks for to choose the second serial port.
 const SERIAL_LINK_ARG: &str = "hgm.link=serial";
 
 /// The kernel command line of `spec`.
 pub fn kernel_args(spec: &VmSpec) -> String {
     let mut args = KERNEL_ARGS.to_string();
+    if spec.accel == Accel::Tcg {
+        args.push_str(TCG_ARGS);
+    }
     if spec.serial_link {
         args.push(' ');
         args.push_str(SERIAL_LINK_ARG);

@@ -235,6 +235,7 @@ fn figures_of_boot_and_round_trip_are_sane() {
         let mut vm = Vm::boot(&spec).unwrap();
         let boot = started.elapsed();
         let idle = vm.rss_kib();
+        let cpu = support::cpu_seconds(vm.pid());
         vm.send(&run(0, "hgm 1\n")).unwrap();
         answer(&mut vm, 0);
         let started = Instant::now();
@@ -246,7 +247,7 @@ fn figures_of_boot_and_round_trip_are_sane() {
         vm.send(&run(101, PROGRAM)).unwrap();
         answer(&mut vm, 101);
         println!(
-            "{name}: ready in {:.1} s, {} MiB, empty program {:.2} ms",
+            "{name}: ready in {:.1} s ({cpu:.1} s CPU), {} MiB, empty program {:.2} ms",
             boot.as_secs_f64(),
             idle >> 10,
             trip.as_secs_f64() * 1e3

@@ -59,3 +59,14 @@ pub fn spec_of(kernel: &Kernel) -> (VmSpec, TempDir) {
 pub fn spec() -> (VmSpec, TempDir) {
     spec_of(&kernel("debian:6.1"))
 }
+
+/// CPU time a process has used, in seconds: the figure that a busy machine changes least.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // utime and stime are the 14th and 15th field; the 2nd may hold spaces, so count behind it.
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let ticks: u64 =
+        rest.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum();
+    // USER_HZ is 100 on every Linux ABI.
+    ticks as f64 / 100.0
+}
