@@ -27,6 +27,9 @@ pub struct Watch {
     pub line: AtomicU32,
     /// Times the watchdog has tried to break the op off.
     pub fired: AtomicU32,
+    /// 1 while the watchdog acts on this slot: an op does not end in between, so that its signal
+    /// cannot hit the next one.
+    pub firing: AtomicU32,
     /// 1 if it went beyond signals and took away what the op waited for.
     pub forced: AtomicU32,
     /// Arena range the op names, for attributing faults inside `par`.

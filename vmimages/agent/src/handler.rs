@@ -135,9 +135,14 @@ pub fn stop_all(board: &Board) {
         let Some(id) = id else { break };
         stop(board, id);
     }
-    for fd in record().forked.drain(..) {
-        sys::close(fd);
-    }
+    close_forked();
+}
+
+/// Closes what FORK events brought, and says how many there were: whoever waits for one of them
+/// goes on.
+pub fn close_forked() -> usize {
+    let mut record = record();
+    record.forked.drain(..).map(sys::close).count()
 }
 
 /// A page fault still to be answered.

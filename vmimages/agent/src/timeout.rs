@@ -55,19 +55,29 @@ pub fn running(board: &Board, on: bool) {
 }
 
 fn fire(board: &Board, slot: &Watch, now: u64) {
+    slot.firing.store(1, SeqCst);
     let old = slot.deadline.load(SeqCst);
     // The exchange makes sure that it is still the op that was late.
-    let next = now + EVERY_NS;
-    if old == 0 || old > now || slot.deadline.compare_exchange(old, next, SeqCst, SeqCst).is_err() {
-        return;
+    let late = old != 0
+        && old <= now
+        && slot.deadline.compare_exchange(old, now + EVERY_NS, SeqCst, SeqCst).is_ok();
+    if late {
+        break_off(board, slot);
     }
+    slot.firing.store(0, SeqCst);
+}
+
+fn break_off(board: &Board, slot: &Watch) {
     let fired = slot.fired.fetch_add(1, SeqCst) + 1;
     let (pid, tid) = (slot.pid.load(SeqCst), slot.tid.load(SeqCst));
     // SAFETY: a signal to a thread of ours; a stale id gives ESRCH.
     unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, guard::break_signal()) };
     let forced = match fired {
         DRAIN_AFTER => board.uffds.iter().filter(|u| drain(u.fd.load(SeqCst))).count() > 0,
-        CLOSE_AFTER => board.uffds.iter().filter(|u| close(u)).count() > 0,
+        CLOSE_AFTER => {
+            let closed = board.uffds.iter().filter(|u| close(u)).count();
+            closed + crate::handler::close_forked() > 0
+        }
         _ => false,
     };
     if forced {
@@ -123,6 +133,13 @@ pub fn begin(board: &Board, slot: usize, line: u16, range: (u64, u64)) {
 pub fn end(board: &Board, slot: usize) -> Late {
     let watch = &board.watch[slot];
     watch.deadline.store(0, SeqCst);
+    while watch.firing.load(SeqCst) != 0 {
+        std::thread::yield_now();
+    }
+    if watch.fired.load(SeqCst) != 0 {
+        // Any way through the kernel takes a signal that was just sent.
+        std::thread::yield_now();
+    }
     match (watch.fired.load(SeqCst), watch.forced.load(SeqCst)) {
         (0, _) => Late::No,
         (_, 0) => Late::Signalled,
