@@ -132,7 +132,7 @@ pub fn split_shmem(w: &mut World, proc: ProcId, at: u64) {
     let Some(vma) = w.vma_at(proc, block) else { return };
     let Backing::File { off, .. } = vma.backing else { return };
     let congruent = vma.start % PMD == off % PMD;
-    let fits = block >= vma.start && block + PMD <= vma.end;
+    let fits = block >= vma.start && block + PMD <= vma.end && vma.share == Share::Shared;
     if at == block || vma.is_hugetlb() || !congruent || !fits {
         return;
     }

@@ -267,6 +267,7 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
 fn file_made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: u64) {
     let (from, to) = (first * PAGE, first * PAGE + BLOCK);
     space::fill_base(w, key, first, first + BLOCK / PAGE);
+    w.files[key].maybe_huge = true;
     haze_others(w, key, from, to);
     for (i, page) in (at..at + BLOCK).step_by(PAGE as usize).enumerate() {
         let Some(body) = w.files[key].cache.get(&(first + i as u64)).copied() else { continue };
@@ -327,5 +328,6 @@ fn maybe_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
         w.blur("a failed collapse may have filled holes of the file");
         return;
     }
+    w.files[key].maybe_huge |= chance.works || chance.invalid;
     haze_others(w, key, from, from + BLOCK);
 }
