@@ -2,7 +2,7 @@
 //! due, the program that must give it away, and what counts as found. A planted fault never
 //! becomes a finding.
 
-use crate::triage::{Cause, Judged, Sighting};
+use crate::triage::{Cause, Judged, RULE_LEAK, Sighting};
 use case::link::Canary;
 use case::value::{
     Advice, Bytes, FileId, FilePart, MemfdFlags, MmapFlags, PageSize, Place, ProcId, Prot, Share,
@@ -83,10 +83,11 @@ pub fn program(canary: Canary, profile: &Profile) -> Option<Program> {
 /// Whether a sighting is what the canary must show.
 fn gives_away(canary: Canary, sighting: &Sighting) -> bool {
     let op = sighting.violation.as_ref().map(|v| v.op.as_str());
+    let rule = sighting.violation.as_ref().map(|v| v.rule.as_str());
     match canary {
         Canary::WrongContent => matches!(op, Some("read" | "end")),
         Canary::WrongErrno => op == Some("madvise"),
-        Canary::LeakedHugePage => op == Some("end"),
+        Canary::LeakedHugePage => rule == Some(RULE_LEAK),
         Canary::MissingSigbus => op == Some("read"),
         Canary::KernelReport => sighting.source == Source::Console,
     }

@@ -12,6 +12,17 @@ use std::time::Instant;
 /// Console bytes kept with a sighting.
 pub const EXCERPT_BYTES: usize = 128 << 10;
 
+/// The rule of what must be given back at the end of a program.
+pub const RULE_LEAK: &str = "O-10";
+
+/// Whether two signatures name one fault. Where a guest hangs differs from time to time.
+pub fn same_fault(a: &str, b: &str) -> bool {
+    a == b || (a.starts_with(HANG) && b.starts_with(HANG))
+}
+
+/// First part of a hang's signature.
+const HANG: &str = "hang/";
+
 /// A fault seen once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sighting {
@@ -153,7 +164,7 @@ pub fn cause_of_death(
     if let Some(place) = silent {
         let place = place.unwrap_or_else(|| "silent".into());
         return Cause::Guest(Box::new(Sighting {
-            signature: format!("hang/guest/{place}"),
+            signature: format!("{HANG}guest/{place}"),
             title: format!("guest stopped answering ({place})"),
             source: Source::Hang,
             known: None,
@@ -207,11 +218,11 @@ pub fn finding(
 mod tests {
     use super::*;
 
-    const WARN: &[u8] = b"[    5.1] ------------[ cut here ]------------\n\
-        [    5.1] WARNING: CPU: 0 PID: 77 at mm/hugetlb.c:5000 hugetlb_fault+0x1/0x2\n\
-        [    5.1] RIP: 0010:hugetlb_fault+0x1/0x2\n\
-        [    5.1] ---[ end trace 0000000000000000 ]---\n";
-    const INIT: &[u8] = b"[    5.1] Kernel panic - not syncing: Attempted to kill init! \
+    const WARN: &[u8] = b"[    5.123456] ------------[ cut here ]------------\n\
+        [    5.123456] WARNING: CPU: 0 PID: 77 at mm/hugetlb.c:5000 hugetlb_fault+0x1/0x2\n\
+        [    5.123456] RIP: 0010:hugetlb_fault+0x1/0x2\n\
+        [    5.123456] ---[ end trace 0000000000000000 ]---\n";
+    const INIT: &[u8] = b"[    5.123456] Kernel panic - not syncing: Attempted to kill init! \
         exitcode=0x00000100\n";
 
     fn cause(console: &[u8], silent: bool) -> Cause {

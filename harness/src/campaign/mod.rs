@@ -388,8 +388,8 @@ impl<'a> Campaign<'a> {
             self.keeper.vm(slot, "died", &what)?;
         }
         let Some(job) = job else {
-            // Nothing was executing: no program is to blame, and nothing can be replayed.
-            self.totals.inconclusive += 1;
+            // Nothing was executing. What the kernel said came as a console event of its own.
+            self.totals.inconclusive += u64::from(matches!(cause, Cause::Host(_)));
             return Ok(());
         };
         self.freed(slot);
@@ -468,7 +468,7 @@ impl<'a> Campaign<'a> {
         suspect.confirm = Confirm::Over;
         if let Some(evidence) = replayed.evidence {
             // The replay ran alone in a fresh VM: its evidence is the cleaner one.
-            suspect.sighting = evidence;
+            suspect.sighting = Sighting { signature: signature.clone(), ..evidence };
         }
         let suspect = suspect.clone();
         self.keeper.finding(&suspect, &self.plan.kernel, self.plan.seed)?;

@@ -78,6 +78,11 @@ impl Live {
         self.name_guilty(reports)
     }
 
+    /// The program that ended last.
+    pub(super) fn last_job(&self) -> Option<&Job> {
+        self.marks.back().map(|(_, job)| job)
+    }
+
     /// Reports that had no end yet.
     pub(super) fn last_reports(&mut self) -> Vec<(Job, Sighting)> {
         let mut reports = self.feed();

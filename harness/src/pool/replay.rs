@@ -99,7 +99,7 @@ impl Replayed {
         };
         self.tried += 1;
         let wanted = |s: &Sighting| match &self.replay.signature {
-            Some(signature) => s.signature == *signature,
+            Some(signature) => triage::same_fault(&s.signature, signature),
             None => s.known.is_none(),
         };
         if let Some(hit) = seen.iter().find(|s| wanted(s)) {

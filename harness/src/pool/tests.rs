@@ -87,7 +87,10 @@ fn deaths_are_told_apart_and_no_program_is_lost() {
     assert!(done.judged.sightings.is_empty(), "{:?}", done.judged.sightings);
     assert!(done.judged.inconclusive.is_none() && !done.judged.states.is_empty());
 
+    // It died between programs: the last one is the suspect.
     pool.order(0, Order::Sabotage(Sabotage::Panic));
+    let Event::Console { job: last, sighting } = next(&pool) else { panic!("no report") };
+    assert_eq!((last.ticket, sighting.source), (1, Source::Console));
     let (guilty, cause) = died(&pool);
     let Cause::Guest(sighting) = cause else { panic!("a panic is the kernel's: {cause:?}") };
     assert_eq!((guilty, sighting.source), (None, Source::Console), "{}", sighting.title);

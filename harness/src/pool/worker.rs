@@ -294,9 +294,14 @@ impl Worker {
         let at = guilty.and_then(|id| live.flight.iter().position(|(wire, _)| *wire == id));
         let job = at.and_then(|at| live.flight.remove(at)).map(|(_, job)| job);
         let jobs: Vec<Job> = live.flight.drain(..).map(|(_, job)| job).collect();
+        let last = live.last_job().cloned();
         live.vm.kill();
         let slot = self.slot;
         tracing::info!(vm = slot, reports, ?cause, "guest died");
+        if let (None, triage::Cause::Guest(sighting), Some(job)) = (&job, &cause, last) {
+            // It died between programs: of what the last one left behind, as far as anyone knows.
+            self.tell(Event::Console { job, sighting: sighting.clone() })?;
+        }
         self.tell(Event::Died { slot, job, cause })?;
         if jobs.is_empty() { Ok(()) } else { self.tell(Event::Lost { slot, jobs }) }
     }
@@ -304,7 +309,7 @@ impl Worker {
 
 /// End-of-program rules are about what the kernel still holds: the next program would start on it.
 fn is_leak(violation: &Violation) -> bool {
-    violation.op == "end"
+    violation.rule == triage::RULE_LEAK
 }
 
 /// A job as it goes to the guest.
