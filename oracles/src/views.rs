@@ -6,7 +6,7 @@ use crate::rules::*;
 use crate::step::{Cx, Out};
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::{PageRun, View, VmaObs, pm};
+use case::observation::{PageRun, View, VmaObs, Word, pm};
 use case::{Family, PageSize, Place, ProcId, Share, UffdModes};
 
 /// Frames seen in one moment: page to frame and back. A frame id names a 4 KiB frame; a huge page
@@ -156,12 +156,10 @@ fn settle_all(w: &mut World, proc: ProcId, at: Place, runs: &[PageRun]) {
     for run in runs {
         let end = addr + u64::from(run.pages) * PAGE;
         let Some(p) = w.proc(proc) else { return };
-        let unsure: Vec<u64> = p
-            .entries
-            .range(addr..end)
-            .filter(|(_, e)| e.slot == Slot::Unsure)
-            .map(|(at, _)| *at)
-            .collect();
+        let zeroed = run.frame == ZERO_FRAME && w.family == Family::U612 && w.profile.thp;
+        let open = |e: &Entry| e.slot == Slot::Unsure || zeroed && holds_zeroes(w, e);
+        let unsure: Vec<u64> =
+            p.entries.range(addr..end).filter(|(_, e)| open(e)).map(|(at, _)| *at).collect();
         for unit in unsure {
             let n = ((unit - addr) / PAGE) as u32;
             let one = PageRun { pages: 1, frame: frame_of(run, n), ..*run };
@@ -171,6 +169,16 @@ fn settle_all(w: &mut World, proc: ProcId, at: Place, runs: &[PageRun]) {
         }
         addr = end;
     }
+}
+
+/// A private page without content: 6.12 puts the zero page in its place when it splits a huge page
+/// (split_huge_page_to_list_to_order, RMP_USE_SHARED_ZEROPAGE).
+fn holds_zeroes(w: &World, entry: &Entry) -> bool {
+    let Slot::Page(body) = entry.slot else { return false };
+    let body = &w.bodies[body];
+    let zero = |words: &[Word; 2]| *words == [Word::Zero; 2];
+    let quiet = body.vague.is_empty() && !body.size.is_huge() && body.file.is_none();
+    quiet && body.words.values().all(zero)
 }
 
 /// An unsure entry becomes what was seen.
@@ -319,12 +327,24 @@ fn kpage(
     }
     let file_base = w.bodies[body].file.is_some() && !vma.is_hugetlb();
     let maps = frames.mapcount(body);
-    if !file_base && !w.bodies[body].loose && kpage.count != maps {
+    // A page table shared by several mappings maps the page once for all of them.
+    let least = if table_may_be_shared(vma, addr) { 1.min(maps) } else { maps };
+    let counted = (least..=maps).contains(&kpage.count);
+    if !file_base && !w.bodies[body].loose && !counted {
         let want = format!("{maps} mappings");
         let got = format!("kpagecount {}", kpage.count);
         return Err(cx.broken(O_KCOUNT, "count", at_text(addr, &want), got));
     }
     Ok(())
+}
+
+/// H-086: the whole aligned GiB of a shared mapping of 2 MiB pages.
+fn table_may_be_shared(vma: &Vma, addr: u64) -> bool {
+    let gib = addr - addr % PageSize::Huge1G.bytes();
+    vma.unit == PageSize::Huge2M
+        && vma.share == Share::Shared
+        && gib >= vma.start
+        && gib + PageSize::Huge1G.bytes() <= vma.end
 }
 
 fn at_text(addr: u64, what: &str) -> String {
@@ -526,7 +546,13 @@ fn status(w: &World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64)], frames: &F
     let all = sums(w, proc, 0, u64::MAX, frames);
     let want = all.hugetlb_shared + all.hugetlb_private;
     let got = field(kb, "HugetlbPages").unwrap_or(want);
-    if got != want {
+    // Who maps through a table that was filled by another counts nothing (H-086).
+    let in_table = |(at, e): (&u64, &Entry)| {
+        let vma = w.vma_at(proc, *at).filter(|v| table_may_be_shared(v, *at))?;
+        matches!(e.slot, Slot::Page(_)).then(|| vma.unit_bytes() >> 10)
+    };
+    let uncounted: u64 = p.entries.iter().filter_map(in_table).sum();
+    if got > want || got < want - uncounted {
         let (want, got) = (format!("HugetlbPages {want} kB"), format!("{got} kB"));
         return Err(cx.broken(O_STATUS_HUGETLB, "sum", want, got));
     }

@@ -9,6 +9,7 @@ use crate::world::{Entry, Slot, Uffd, Vma, World};
 use case::limits::PAGE;
 use case::{Bytes, Family, Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes, WpFlags};
 
+const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
 const EBUSY: i32 = 16;
 const EINVAL: i32 = 22;
@@ -78,6 +79,10 @@ fn register(
     for vma in &vmas {
         if !type_ok(vma, modes) && !w.mutated(Mutant::MinorOnAnonOk) {
             return cx.errno(U_REG_TYPE, EINVAL);
+        }
+        // A mapping a seal made read-only for good lacks VM_MAYWRITE.
+        if vma.flags.sealed_ro {
+            return cx.errno(U_REG, EPERM);
         }
         if vma.is_hugetlb() && end <= vma.end && !end.is_multiple_of(vma.unit_bytes()) {
             return cx.errno(U_REG, EINVAL);
