@@ -26,6 +26,23 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// The figures in 80 columns.
+    fn short(&self) -> String {
+        let secs = self.elapsed.as_secs_f64().max(0.001);
+        format!(
+            "{}  {} programs {:.1}/s  {} states  new {} known {}  void {}  canaries {}/{}",
+            clock(self.elapsed),
+            self.programs,
+            self.programs as f64 / secs,
+            self.states,
+            self.findings,
+            self.known,
+            self.inconclusive,
+            self.canaries.0,
+            self.canaries.1,
+        )
+    }
+
     fn line(&self) -> String {
         let secs = self.elapsed.as_secs_f64().max(0.001);
         let left = match self.total {
@@ -117,7 +134,7 @@ impl<'a> Progress<'a> {
     /// Redraws the figures, or prints them when it is time.
     pub fn status(&mut self, figures: &Figures) {
         match &mut self.mode {
-            Mode::Bars { status, .. } => status.set_message(figures.line()),
+            Mode::Bars { status, .. } => status.set_message(figures.short()),
             Mode::Lines { last } if last.elapsed() >= HEARTBEAT => {
                 *last = Instant::now();
                 self.term.note(&figures.line());
@@ -175,5 +192,6 @@ mod tests {
         let line = figures.line();
         assert!(line.starts_with("1:01:01/2:00:00  7322 programs (2.0/s)"), "{line}");
         assert!(line.ends_with("canaries 4/5"), "{line}");
+        assert!(figures.short().len() <= 80, "{}", figures.short());
     }
 }
