@@ -245,7 +245,7 @@ fn exclusive(
         return Ok(());
     }
     let single = frames.mapcount(body) == 1;
-    if single == (bits & pm::EXCLUSIVE != 0) {
+    if single == (bits & pm::EXCLUSIVE != 0) || single && table_may_be_shared(vma, addr) {
         return Ok(());
     }
     let class = if single { "single->shared" } else { "shared->exclusive" };
@@ -532,7 +532,12 @@ fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
         Family::U612 => (sums.hugetlb_shared + sums.hugetlb_poisoned, sums.hugetlb_private),
     };
     if (shared, private) != (want_shared, want_private) {
-        let class = if shared + private == want_shared + want_private { "split" } else { "sum" };
+        let same_sum = shared + private == want_shared + want_private;
+        let vma = w.vma_at(cx.proc, obs.at.addr());
+        if same_sum && vma.is_some_and(|v| table_may_be_shared(v, v.start)) {
+            return Ok(());
+        }
+        let class = if same_sum { "split" } else { "sum" };
         let want = format!("Shared_Hugetlb {want_shared} Private_Hugetlb {want_private} kB");
         let want = at_text(obs.at.addr(), &want);
         let got = format!("Shared_Hugetlb {shared} Private_Hugetlb {private} kB");

@@ -606,7 +606,7 @@ impl World {
 }
 
 /// True if `next` has the attributes of `first` and goes on where it would.
-fn continues(first: &Vma, next: &Vma) -> bool {
+pub fn continues(first: &Vma, next: &Vma) -> bool {
     let backing = match (first.backing, next.backing) {
         (Backing::Anon, Backing::Anon) => true,
         (Backing::File { key: a, off: x }, Backing::File { key: b, off: y }) => {

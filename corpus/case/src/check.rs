@@ -277,6 +277,9 @@ fn check_sizes(op: &Op) -> Result<(), String> {
         | Op::DirectIo { len, .. } => access(len.0),
         Op::MovePages { len, step, .. } => view(len.0.div_ceil(step.bytes())),
         Op::Observe { len, .. } => view(len.0.div_ceil(PAGE)),
+        Op::Mremap { to: None, flags, .. } if flags.has(MremapFlags::FIXED) => {
+            Err("fixed without to= would move the mapping to address 0".into())
+        }
         Op::SetKnob { value, .. } if *value > KNOB_MAX => {
             Err(format!("value {value}, the cap is {KNOB_MAX}"))
         }

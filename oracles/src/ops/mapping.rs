@@ -12,7 +12,7 @@ use crate::touch::{Access, Touch, touch};
 use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, View, event, pm};
-use case::{MlockFlags, Op, PageSize, Place, ProcId, Prot, Share, UffdFeatures, UffdId};
+use case::{MlockFlags, Op, PageSize, Place, ProcId, Prot, Share, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
 
 const ENOMEM: i32 = 12;
@@ -121,6 +121,32 @@ pub fn unshare(w: &mut World, proc: ProcId, start: u64, end: u64) {
                 }
             }
             gib += PUD;
+        }
+    }
+}
+
+/// Mappings of one whole GiB of a file may share their page table: what one of them maps the
+/// others show without a fault (H-086).
+pub fn haze_shared_tables(w: &mut World) {
+    let off = UffdModes::WP | UffdModes::MINOR;
+    let shares =
+        |v: &Vma| v.unit == PageSize::Huge2M && v.share == Share::Shared && !v.armed(off);
+    let large = |v: &Vma| shares(v) && v.end - v.start >= PUD;
+    let found: Vec<(ProcId, Vma)> = (w.procs.iter())
+        .flat_map(|(id, p)| p.vmas.values().filter(|v| large(v)).map(|v| (*id, v.clone())))
+        .collect();
+    for (proc, vma) in found {
+        let Backing::File { key, off } = vma.backing else { continue };
+        if zap::mappings(w, key, off, off + (vma.end - vma.start)).len() < 2 {
+            continue;
+        }
+        let gibs = (vma.start.next_multiple_of(PUD), vma.end - vma.end % PUD);
+        let unit = vma.unit_bytes();
+        let cached: Vec<u64> = w.files[key].cache.keys().map(|idx| idx * unit).collect();
+        for at in cached.into_iter().filter(|at| *at >= off).map(|at| vma.start + (at - off)) {
+            if gibs.0 <= at && at < gibs.1 && w.entry(proc, at).is_none() {
+                w.set_entry(proc, at, Some(Entry { slot: Slot::Unsure, wp: false }));
+            }
         }
     }
 }

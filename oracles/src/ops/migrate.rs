@@ -8,7 +8,7 @@ use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Slot, World};
 use case::limits::PAGE;
 use case::observation::{NODE_UNTOUCHED, Output, Status};
-use case::{MoveFlags, Nodes, NumaMode, Op, PageSize, Place};
+use case::{Family, MoveFlags, Nodes, NumaMode, Op, PageSize, Place};
 
 const EIO: i32 = 5;
 const ENODEV: i32 = 19;
@@ -26,6 +26,7 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         Op::MigratePages { to, .. } => migrate(w, cx, *to),
         Op::SetMempolicy { mode, nodes } => {
             let fine = nodes_ok(w, *mode, *nodes);
+            w.numa_bound |= fine && *mode == NumaMode::Bind;
             cx.only(M_POLICY, if fine { Want::Ok(0) } else { Want::Err(EINVAL) })
         }
         _ => gup::step(w, cx),
@@ -148,7 +149,11 @@ fn slot_wants(
         Some(Slot::Unsure) => ("unsure", vec![SlotWant::Node, ENOENT_SLOT, EFAULT_SLOT]),
         Some(Slot::Page(body)) => {
             let mut wants = vec![SlotWant::Node];
-            let elsewhere = w.mapcount(body) > 1 || w.bodies[body].file.is_some();
+            // 6.12 guesses from the folio whether others map a page (M-002): after a fork any
+            // part of a THP may look shared.
+            let guessed = w.family == Family::U612 && w.forked && !vma.is_hugetlb();
+            let elsewhere =
+                w.mapcount(body) > 1 || w.bodies[body].file.is_some() || guessed;
             if node.is_some() && elsewhere && !flags.has(MoveFlags::ALL) {
                 wants.push(EACCES_SLOT);
             }
@@ -203,6 +208,7 @@ fn mbind(
         wants.push(Want::Err(EIO));
     }
     if cx.pick(M_MBIND, &wants)? == 0 && !split && mode != NumaMode::Default {
+        w.numa_bound |= mode == NumaMode::Bind;
         // Another policy is another VMA, even where nothing else differs.
         w.split_at(cx.proc, at.addr());
         w.split_at(cx.proc, end);

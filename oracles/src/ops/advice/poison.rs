@@ -174,7 +174,8 @@ fn at_page(seen: Spot, at: u64, shift: u8) -> bool {
     match seen {
         Spot::In(place) => {
             let seen = place.addr();
-            seen.is_multiple_of(PAGE) && (seen >> shift == at >> shift || shift == 12)
+            let same_offset = seen % (1 << shift) == at % (1 << shift);
+            seen.is_multiple_of(PAGE) && (seen >> shift == at >> shift || same_offset)
         }
         Spot::Outside(_) => false,
     }

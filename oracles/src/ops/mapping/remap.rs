@@ -187,6 +187,11 @@ fn move_to(w: &mut World, cx: &Cx<'_>, mut ask: Ask) -> Out {
         return fails(w, cx, V041, read, &other);
     }
     let dest = if ask.fixed { ask.to } else { chosen(w, cx, &ask)? };
+    // A class of its own for lengths that do not fit an int.
+    let long = ask.old_len > i32::MAX as u64 && cx.obs.status == Status::Err(ENOMEM as u16);
+    if long && w.vma_at(cx.proc, ask.old).is_some_and(Vma::is_hugetlb) {
+        return Err(cx.broken(V043, "long-hugetlb:ok->ENOMEM", "ok", "ENOMEM"));
+    }
     let rule = if ask.dontunmap { V045 } else { V043 };
     carry_out(w, cx, &ask, dest, rule, read, late)
 }
