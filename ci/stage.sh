@@ -4,6 +4,9 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 target=${CARGO_TARGET_DIR:-target}
 stages=()
+# Tests that boot guests, for cargo nextest; .config/nextest.toml runs the same ones two at a time.
+# shellcheck disable=SC2034
+guests='(kind(test) & package(vm)) | (package(harness) & (test(/^pool::tests/) | binary(e2e) | binary(oracle_vm)))'
 
 # fail WHAT HELP: one error, one way out.
 fail() {

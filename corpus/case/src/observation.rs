@@ -123,18 +123,40 @@ pub struct VmaObs {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum View {
     /// Page-table entries from `at` on.
-    Pages { proc: ProcId, at: Place, runs: Vec<PageRun> },
+    Pages {
+        proc: ProcId,
+        at: Place,
+        runs: Vec<PageRun>,
+    },
     /// VMAs that overlap the range, complete.
-    Vmas { proc: ProcId, at: Place, len: u64, vmas: Vec<VmaObs> },
+    Vmas {
+        proc: ProcId,
+        at: Place,
+        len: u64,
+        vmas: Vec<VmaObs>,
+    },
     /// smaps_rollup of the whole process, `(label, kB)`.
-    Rollup { proc: ProcId, kb: Vec<(String, u64)> },
+    Rollup {
+        proc: ProcId,
+        kb: Vec<(String, u64)>,
+    },
     /// /proc/PID/status memory lines, `(label, kB)`.
-    Status { proc: ProcId, kb: Vec<(String, u64)> },
+    Status {
+        proc: ProcId,
+        kb: Vec<(String, u64)>,
+    },
     /// mincore(2): errno, or runs of (pages, resident).
-    Mincore { proc: ProcId, at: Place, result: Result<Vec<(u32, bool)>, u16> },
+    Mincore {
+        proc: ProcId,
+        at: Place,
+        result: Result<Vec<(u32, bool)>, u16>,
+    },
     Counters(Counters),
     /// The look itself failed.
-    Failed { what: String, errno: u16 },
+    Failed {
+        what: String,
+        errno: u16,
+    },
 }
 
 /// Counters of one huge-page pool.
@@ -197,7 +219,10 @@ pub enum Output {
     Field(i64),
     /// move_pages status per entry; [`NODE_UNTOUCHED`] where the kernel wrote nothing.
     Nodes(Vec<i32>),
-    Stat { size: u64, blocks: u64 },
+    Stat {
+        size: u64,
+        blocks: u64,
+    },
 }
 
 /// Sentinel the agent puts into a uffd output field before the call.

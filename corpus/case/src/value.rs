@@ -15,7 +15,9 @@ pub trait Value: Sized {
 }
 
 /// A byte count or byte offset; prints with the largest exact suffix of K, M, G.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Bytes(pub u64);
 
 impl Value for Bytes {
@@ -88,7 +90,9 @@ ids! {
 }
 
 /// An address: a region and a byte offset into its slot. Prints as `r0` or `r0+4K`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Place {
     pub region: RegionId,
     pub off: u64,
@@ -100,9 +104,7 @@ impl Place {
     }
     /// The virtual address, the same in every process.
     pub const fn addr(self) -> u64 {
-        crate::limits::ARENA_BASE
-            + self.region.0 as u64 * crate::limits::ARENA_STRIDE
-            + self.off
+        crate::limits::ARENA_BASE + self.region.0 as u64 * crate::limits::ARENA_STRIDE + self.off
     }
     /// The place of a virtual address, if it lies in a slot (its guard included).
     pub fn of_addr(addr: u64) -> Option<Self> {

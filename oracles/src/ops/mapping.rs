@@ -129,8 +129,7 @@ pub fn unshare(w: &mut World, proc: ProcId, start: u64, end: u64) {
 /// others show without a fault (H-086).
 pub fn haze_shared_tables(w: &mut World) {
     let off = UffdModes::WP | UffdModes::MINOR;
-    let shares =
-        |v: &Vma| v.unit == PageSize::Huge2M && v.share == Share::Shared && !v.armed(off);
+    let shares = |v: &Vma| v.unit == PageSize::Huge2M && v.share == Share::Shared && !v.armed(off);
     let large = |v: &Vma| shares(v) && v.end - v.start >= PUD;
     let found: Vec<(ProcId, Vma)> = (w.procs.iter())
         .flat_map(|(id, p)| p.vmas.values().filter(|v| large(v)).map(|v| (*id, v.clone())))
