@@ -1,0 +1,110 @@
+//! One real guest for tests that hold observations against the oracle: boots QEMU with a Debian
+//! kernel from the shared home, runs programs one after another, boots again if it dies.
+
+use case::link::{FromGuest, Look, RunOutcome, RunRequest, ToGuest};
+use case::observation::Observation;
+use case::{Profile, Program};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vm::{Accel, Vm, VmSpec};
+
+/// More than any program takes, emulated.
+const PROGRAM_TIME: Duration = Duration::from_secs(60);
+/// Guests that may die before the tests give up.
+const DEATHS_MAX: u32 = 5;
+
+/// A guest and what is needed to replace it.
+pub struct Guest {
+    spec: VmSpec,
+    vm: Vm,
+    deaths: u32,
+    next: u64,
+    /// Sockets and the console log live here.
+    _dir: tempfile::TempDir,
+}
+
+impl Guest {
+    /// Boots `debian:VERSION`, fetching the kernel if the home does not have it.
+    pub fn boot(version: &str) -> Guest {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home();
+        let mut say = |line: &str| println!("{line}");
+        let kernel = vmimages::add(&home, &format!("debian:{version}"), None, &mut say).unwrap();
+        let spec = VmSpec {
+            qemu: "qemu-system-x86_64".into(),
+            initrd: vmimages::initramfs(&home, &kernel, &agent()).unwrap(),
+            kernel: kernel.image,
+            memory_mib: vm::MEMORY_MIB_DEFAULT,
+            cpus: 2,
+            accel: Accel::Tcg,
+            dir: dir.path().join("vm"),
+            boot_timeout: Duration::from_secs(180),
+            extra_cmdline: String::new(),
+            serial_link: false,
+        };
+        let vm = Vm::boot(&spec).unwrap_or_else(|error| panic!("{error}"));
+        Guest { spec, vm, deaths: 0, next: 0, _dir: dir }
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.vm.profile().clone()
+    }
+
+    /// What was seen, or why there is nothing.
+    pub fn run(&mut self, program: &Program) -> Result<Observation, String> {
+        let outcome = self.outcome(program);
+        match outcome {
+            Ok(RunOutcome::Finished(observation)) => Ok(observation),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(why) => {
+                self.deaths += 1;
+                assert!(self.deaths <= DEATHS_MAX, "guests keep dying: {why}");
+                self.vm = Vm::boot(&self.spec).unwrap_or_else(|error| panic!("{error}"));
+                Err(why)
+            }
+        }
+    }
+
+    fn outcome(&mut self, program: &Program) -> Result<RunOutcome, String> {
+        self.next += 1;
+        let id = self.next;
+        let request = RunRequest {
+            id,
+            program: program.clone(),
+            look: Look::Each,
+            fresh: false,
+            canary: None,
+            op_timeout_ms: 1500,
+        };
+        let dead = |death: vm::Death| format!("the guest died: {:?}", death.kind);
+        self.vm.send(&ToGuest::Run(request)).map_err(dead)?;
+        let end = Instant::now() + PROGRAM_TIME;
+        while Instant::now() < end {
+            match self.vm.recv(Duration::from_secs(5)).map_err(dead)? {
+                Some(FromGuest::Done { id: got, outcome }) if got == id => return Ok(outcome),
+                _ => {}
+            }
+        }
+        Err("the guest went silent".into())
+    }
+}
+
+/// Where kernels and images are shared between tests.
+fn home() -> PathBuf {
+    let set = std::env::var_os("HGM_HOME").map(PathBuf::from);
+    set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hgm"))
+}
+
+/// `$HGM_AGENT`, else the one ci/agent builds.
+fn agent() -> PathBuf {
+    let built = "target/x86_64-unknown-linux-gnu/agent/agent";
+    let set = std::env::var_os("HGM_AGENT").map(PathBuf::from);
+    let path = set.unwrap_or_else(|| root().join(built));
+    assert!(path.is_file(), "no agent at {}: run ci/agent", path.display());
+    path
+}
+
+/// The workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
