@@ -538,7 +538,7 @@ fn state_class(w: &World, proc: ProcId, place: Place) -> String {
         Some(Slot::Page(b)) => w.mapcount(b).min(3),
         _ => 0,
     };
-    let part = if place.off % vma.unit_bytes() == 0 { "whole" } else { "inside" };
+    let part = if place.off.is_multiple_of(vma.unit_bytes()) { "whole" } else { "inside" };
     let f = &vma.flags;
     let bits = [f.locked, f.hugepage, f.nohugepage, f.dontfork, f.wipeonfork, vma.starved];
     let flags: String = bits.iter().map(|b| if *b { '1' } else { '0' }).collect();

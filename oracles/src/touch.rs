@@ -151,11 +151,12 @@ fn write_mapped(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, body: BodyId)
 /// because it was unmapped from everybody else.
 fn take_for_cow(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, body: BodyId) -> bool {
     let Some((_, idx)) = vma.file_unit(unit) else { return false };
-    if let Some(resv) = vma.resv {
-        if w.bodies[body].file.is_some() && !w.resvs[resv].consumed.contains(&idx) {
-            w.resvs[resv].consumed.insert(idx);
-            return true;
-        }
+    if let Some(resv) = vma.resv
+        && w.bodies[body].file.is_some()
+        && !w.resvs[resv].consumed.contains(&idx)
+    {
+        w.resvs[resv].consumed.insert(idx);
+        return true;
     }
     if w.pool_spare(vma.unit) > 0 {
         return true;

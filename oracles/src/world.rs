@@ -462,7 +462,7 @@ impl World {
             }
             at = vma.end;
         }
-        (at >= end).then(|| (first, vmas.len() == 1))
+        (at >= end).then_some((first, vmas.len() == 1))
     }
     /// How many entries of all processes map a page.
     pub fn mapcount(&self, body: BodyId) -> u32 {

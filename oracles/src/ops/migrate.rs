@@ -192,7 +192,7 @@ fn mbind(
         return cx.errno(M_MBIND, EFAULT);
     }
     let split = w.vmas_in(cx.proc, at.addr(), end).iter().any(|v| {
-        let inside = |cut: u64| cut > v.start && cut < v.end && cut % v.unit_bytes() != 0;
+        let inside = |cut: u64| cut > v.start && cut < v.end && !cut.is_multiple_of(v.unit_bytes());
         inside(at.addr()) || inside(end)
     });
     if split && mode != NumaMode::Default {
