@@ -101,4 +101,14 @@ mutants! {
     WipeOnForkFileOk,
     /// MADV_HWPOISON leaves the page readable.
     PoisonForgets,
+    /// Events carry the byte address without being asked to.
+    EventsExact,
+    /// UFFD_FEATURE_SIGBUS sends events all the same.
+    SigbusFeatureIgnored,
+    /// hugetlb pages count in Rss.
+    HugetlbInRss,
+    /// Every mapped page is exclusive.
+    ExclusiveAlways,
+    /// mincore does not look into the page cache.
+    MincoreIgnoresCache,
 }

@@ -211,6 +211,8 @@ fn fill_anon(
     }
     let unit = vma.unit_addr(addr);
     let slot = match access {
+        // Without the huge zero page a THP of zeros is mapped where one fits.
+        Access::Read if !w.thp_zero_page => Slot::Unsure,
         Access::Read => Slot::Zero,
         Access::Write => {
             mark_anon_vma(w, proc, addr);
@@ -387,6 +389,13 @@ pub fn mark_anon_vma(w: &mut World, proc: ProcId, addr: u64) {
     }
 }
 
+/// Every fill of a private mapping prepares it for anonymous pages, whatever it fills with.
+pub fn prepared(w: &mut World, proc: ProcId, vma: &Vma, addr: u64) {
+    if vma.is_private() {
+        mark_anon_vma(w, proc, addr);
+    }
+}
+
 /// None entries of the THP-sized block around a fault may have been filled with it.
 pub fn haze_thp(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
     let eligible = w.thp_enabled == 2 || (w.thp_enabled == 1 && vma.flags.hugepage);
@@ -457,7 +466,9 @@ fn same_page(spot: Spot, addr: u64) -> bool {
 fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why: Why) -> Round {
     let Some((uffd, _)) = vma.uffd else { return Round::Ended(Touch::Blocks) };
     let Some(state) = w.uffds.get(&uffd).cloned() else { return Round::Ended(Touch::Blocks) };
-    if state.features.has(UffdFeatures::SIGBUS) || w.no_wait {
+    let sigbus =
+        state.features.has(UffdFeatures::SIGBUS) && !w.mutated(Mutant::SigbusFeatureIgnored);
+    if sigbus || w.no_wait {
         return Round::Ended(BUS_ADRERR);
     }
     // A child's registration belongs to a context of its own that nobody reads.
@@ -470,7 +481,7 @@ fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why:
         Why::Minor => write | event::FLAG_MINOR,
         Why::Wp => event::FLAG_WRITE | event::FLAG_WP,
     };
-    let exact = state.features.has(UffdFeatures::EXACT_ADDRESS);
+    let exact = state.features.has(UffdFeatures::EXACT_ADDRESS) || w.mutated(Mutant::EventsExact);
     let at = if exact { addr } else { vma.unit_addr(addr) };
     if let Some(at) = World::place(at) {
         let expected = ExpectedEvent { uffd, event: event::PAGEFAULT, flags, at, to: at, len: 0 };
@@ -509,12 +520,16 @@ fn answer_missing(
     let marker = w.entry(proc, unit).is_some();
     let slot = match policy {
         Policy::None => return false,
-        Policy::Poison if w.family == Family::U612 && !marker => Slot::UffdPoison,
+        Policy::Poison if w.family == Family::U612 && !marker => {
+            prepared(w, proc, vma, addr);
+            Slot::UffdPoison
+        }
         Policy::Poison => return false,
         Policy::Zero if !vma.is_hugetlb() && vma.is_private() => {
             if marker {
                 return false;
             }
+            prepared(w, proc, vma, addr);
             Slot::Zero
         }
         Policy::Zero | Policy::Copy => {

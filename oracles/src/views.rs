@@ -244,7 +244,7 @@ fn exclusive(
     if w.bodies[body].loose || !known {
         return Ok(());
     }
-    let single = frames.mapcount(body) == 1;
+    let single = frames.mapcount(body) == 1 || w.mutated(Mutant::ExclusiveAlways);
     if single == (bits & pm::EXCLUSIVE != 0) || single && table_may_be_shared(vma, addr) {
         return Ok(());
     }
@@ -418,6 +418,10 @@ fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frames) -> Sums 
     for (at, entry) in p.entries.range(start..end) {
         let Some(vma) = w.vma_at(proc, *at) else { continue };
         let kb = vma.unit_bytes() >> 10;
+        if w.mutated(Mutant::HugetlbInRss) && vma.is_hugetlb() {
+            sums.rss_min += kb;
+            sums.rss_max += kb;
+        }
         match (entry.slot, vma.is_hugetlb()) {
             (Slot::Page(b), true) if frames.mapcount(b) >= 2 => sums.hugetlb_shared += kb,
             (Slot::Page(_), true) => sums.hugetlb_private += kb,
@@ -519,7 +523,11 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
 fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
     let rss = field(&obs.kb, "Rss").unwrap_or(0);
     if rss < sums.rss_min || rss > sums.rss_max {
-        let class = if rss < sums.rss_min { "less" } else { "more" };
+        let class = match (rss < sums.rss_min, obs.perms & 7 == 0) {
+            (true, true) => "less:prot-none",
+            (true, false) => "less",
+            (false, _) => "more",
+        };
         let want = format!("Rss {}..={} kB", sums.rss_min, sums.rss_max);
         let want = at_text(obs.at.addr(), &want);
         return Err(cx.broken(O_RSS, class, want, format!("Rss {rss} kB")));
@@ -597,6 +605,10 @@ fn mincore(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, runs: &[(u32, bool)]
 /// What mincore must say of a page; `None` when the kernel may say either.
 fn resident_of(w: &World, proc: ProcId, vma: &Vma, addr: u64) -> Option<bool> {
     let cached = w.cached(vma, addr).is_some();
+    let none = w.entry(proc, vma.unit_addr(addr)).is_none();
+    if none && w.mutated(Mutant::MincoreIgnoresCache) {
+        return Some(false);
+    }
     match w.entry(proc, vma.unit_addr(addr)).map(|e| e.slot) {
         Some(Slot::Page(_) | Slot::Zero | Slot::HwPoison) => Some(true),
         Some(Slot::Unsure) => None,

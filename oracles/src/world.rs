@@ -194,6 +194,10 @@ pub struct World {
     pub procs: BTreeMap<ProcId, Proc>,
     pub uffds: BTreeMap<UffdId, Uffd>,
     pub pins: BTreeMap<PinId, Vec<BodyId>>,
+    /// Who holds a pin: it ends with its process.
+    pub pin_owner: BTreeMap<PinId, ProcId>,
+    /// use_zero_page: a read fault where a THP fits maps the huge zero page, else a THP of zeros.
+    pub thp_zero_page: bool,
     pub bodies: Vec<Body>,
     pub resvs: Vec<Resv>,
     /// 2 MiB and 1 GiB pools.
@@ -291,6 +295,8 @@ impl World {
             procs: BTreeMap::from([(ProcId(0), Proc::default())]),
             uffds: BTreeMap::new(),
             pins: BTreeMap::new(),
+            pin_owner: BTreeMap::new(),
+            thp_zero_page: profile.thp_zero_page,
             bodies: Vec::new(),
             resvs: Vec::new(),
             pool: [pool(&before.pool_2m), pool(&before.pool_1g)],

@@ -146,7 +146,9 @@ fn slot_wants(
         Some(Slot::Marker) => ("marker", vec![nothing]),
         Some(Slot::UffdPoison | Slot::HwPoison) => ("poison", vec![nothing]),
         Some(Slot::Zero) => ("zero", vec![EFAULT_SLOT]),
-        Some(Slot::Unsure) => ("unsure", vec![SlotWant::Node, ENOENT_SLOT, EFAULT_SLOT]),
+        Some(Slot::Unsure) => {
+            ("unsure", vec![SlotWant::Node, ENOENT_SLOT, EFAULT_SLOT, EACCES_SLOT, EBUSY_SLOT])
+        }
         Some(Slot::Page(body)) => {
             let mut wants = vec![SlotWant::Node];
             // 6.12 guesses from the folio whether others map a page (M-002): after a fork any
@@ -161,7 +163,12 @@ fn slot_wants(
                 wants.push(EBUSY_SLOT);
                 wants.push(ENOENT_SLOT);
             }
-            ("page", wants)
+            let class = match (vma.prot.is_none(), addr % vma.unit_bytes() >= PAGE) {
+                (true, _) => "page:prot-none",
+                (false, true) => "page:inside-huge",
+                (false, false) => "page",
+            };
+            (class, wants)
         }
     }
 }

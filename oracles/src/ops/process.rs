@@ -32,7 +32,10 @@ fn keeps_registration(w: &World, proc: ProcId, uffd: UffdId) -> bool {
 
 fn fork(w: &mut World, cx: &Cx<'_>, child: ProcId) -> Out {
     let told = announced(w, cx.proc);
-    let unheard = told.iter().any(|id| w.uffds.get(id).is_some_and(|u| u.policy == Policy::None));
+    let childs_own = cx.proc != ProcId(0)
+        && w.proc(cx.proc).is_some_and(|p| p.vmas.values().any(|v| v.uffd.is_some()));
+    let unheard = childs_own
+        || told.iter().any(|id| w.uffds.get(id).is_some_and(|u| u.policy == Policy::None));
     if unheard {
         // The child waits unseen for a reader that never comes.
         w.blur("fork waits for a reader of its event");
@@ -129,5 +132,7 @@ fn near_a_pin(w: &World, body: usize) -> bool {
 fn exit(w: &mut World, cx: &Cx<'_>) -> Out {
     cx.only(P_EXIT, Want::OkAny)?;
     w.procs.remove(&cx.proc);
+    let (pins, owner) = (&mut w.pins, &w.pin_owner);
+    pins.retain(|id, _| owner.get(id) != Some(&cx.proc));
     Ok(())
 }

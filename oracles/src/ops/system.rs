@@ -37,6 +37,7 @@ fn set_knob(w: &mut World, cx: &Cx<'_>, knob: Knob, value: u32) -> Out {
     cx.only(S_KNOB, Want::OkAny)?;
     match knob {
         Knob::ThpEnabled => w.thp_enabled = value,
+        Knob::ThpZeroPage => w.thp_zero_page = value != 0,
         Knob::ThpShmem if value == 0 || value == 4 => w.thp_shmem = value,
         Knob::ThpShmem => w.blur("huge shmem pages are on"),
         Knob::Khugepaged if value != 0 => w.blur("khugepaged is on"),

@@ -6,7 +6,6 @@ super::rules! { FAULT:
     F_EOF "H-076" "SIGBUS ADRERR at the exact byte beyond the end of the object (hugetlb: a miss at or beyond size rounded down to huge pages) and for an unreserved huge page when the pool is empty.", "hugetlb_no_page, shmem_fault, vmf_error; mmap(2)";
     F_POOL "H-070" "A reserved huge page is always there; an unreserved one needs Free > Rsvd or overcommit.", "alloc_huge_page; hugetlbfs_reserv.rst";
     F_POISON "A-093" "Every access to a poisoned page is SIGBUS MCEERR_AR with lsb 12, or the huge page's shift for hugetlb.", "do_sigbus, do_swap_page, hugetlb_no_page; hwpoison.rst";
-    F_UFFD_POISON "U-039" "An access to a UFFDIO_POISON page is SIGBUS MCEERR_AR.", "handle_pte_marker, hugetlb_fault; ioctl_userfaultfd(2)";
     F_EVENT "U-062" "A none entry raises MISSING on a page-cache miss, MINOR on a hit, else the kernel fills it; a write to a uffd-wp entry raises WP.", "handle_userfault, hugetlb_no_page, shmem_get_folio_gfp; userfaultfd.rst";
     F_NO_EVENT "U-065" "No event for a page that was resolved before the access began.", "handle_userfault; userfaultfd.rst";
     F_EVENT_ADDR "U-061" "Event addresses are rounded to the page of the mapping unless EXACT_ADDRESS was asked for.", "userfault_msg; ioctl_userfaultfd(2)";

@@ -324,6 +324,9 @@ fn maybe_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
     if cached == 0 {
         return;
     }
+    w.files[key].maybe_huge = true;
+    let (low, high) = (at.max(vma.start), (at + BLOCK).min(vma.end));
+    crate::touch::haze(w, cx.proc, low, high, |w, page| w.cached(vma, page).is_some());
     if !full && chance.works {
         w.blur("a failed collapse may have filled holes of the file");
         return;

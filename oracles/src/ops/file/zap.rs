@@ -67,6 +67,13 @@ pub fn zap(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64, how: Za
         if stays(vma, entry.slot, own, how) {
             continue;
         }
+        if let (Slot::Page(body), true) = (entry.slot, own && vma.is_hugetlb())
+            && w.pins.values().any(|pinned| pinned.contains(&body))
+        {
+            // The page goes back to the pool when the pin ends, and its reservation with it; how
+            // the counters stand until then no document says.
+            w.pool_state_mut(vma.unit).witness = true;
+        }
         let last = match entry.slot {
             Slot::Page(body) => own && vma.is_hugetlb() && w.mapcount(body) == 1,
             _ => false,
@@ -150,7 +157,12 @@ pub fn choose(w: &mut World, cx: &Cx<'_>, page: PageSize, variants: Vec<World>, 
             return;
         }
     };
+    let unexplained = index.is_none() && seen.is_some();
     if let Some(chosen) = variants.into_iter().nth(index.unwrap_or(0)) {
         *w = chosen;
+    }
+    if unexplained {
+        // More than two states are possible where pages are shared or pinned besides.
+        w.blur(why);
     }
 }

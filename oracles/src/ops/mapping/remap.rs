@@ -10,7 +10,7 @@ use crate::touch::Touch;
 use crate::world::{Backing, Entry, ExpectedEvent, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, event};
-use case::{MremapFlags, Op, Place, Prot, Share, UffdFeatures};
+use case::{MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures};
 
 const EFAULT: i32 = 14;
 
@@ -188,7 +188,9 @@ fn move_to(w: &mut World, cx: &Cx<'_>, mut ask: Ask) -> Out {
     }
     let dest = if ask.fixed { ask.to } else { chosen(w, cx, &ask)? };
     // A class of its own for lengths that do not fit an int.
-    let long = ask.old_len > i32::MAX as u64 && cx.obs.status == Status::Err(ENOMEM as u16);
+    let giant = w.vma_at(cx.proc, ask.old).is_some_and(|v| v.unit == PageSize::Huge1G);
+    let long =
+        (giant || ask.old_len > i32::MAX as u64) && cx.obs.status == Status::Err(ENOMEM as u16);
     if long && w.vma_at(cx.proc, ask.old).is_some_and(Vma::is_hugetlb) {
         return Err(cx.broken(V043, "long-hugetlb:ok->ENOMEM", "ok", "ENOMEM"));
     }

@@ -38,6 +38,7 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
             };
             cx.only(G_PIN, Want::OkAny)?;
             let held = bodies.iter().filter_map(|page| body_at(w, cx.proc, *page)).collect();
+            w.pin_owner.insert(*pin, cx.proc);
             w.pins.insert(*pin, held);
             Ok(())
         }

@@ -5,7 +5,7 @@ use super::range_ok;
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
-use crate::touch::{filled_body, mark_anon_vma, tag_body};
+use crate::touch::{filled_body, mark_anon_vma, prepared, tag_body};
 use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{FIELD_UNTOUCHED, Output, Status};
@@ -82,6 +82,7 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
     if let Some(errno) = whole_errno(w, fill, &vma, start, len, flags) {
         return failed(cx, rule(fill, &vma), 0, errno);
     }
+    prepared(w, ProcId(0), &vma, start);
     let mut done = start;
     while done < end {
         match unit_result(w, fill, &vma, done) {
