@@ -23,6 +23,10 @@ const RANDOM_SIZE: usize = 24;
 /// Fewer would prove little.
 const MUTANTS_MIN: usize = 27;
 
+/// Rules that 6.1 itself breaks: what the model says there can only be noticed as the known
+/// deviation, which the mutation would accept.
+const KNOWN_OF_61: [(Mutant, &str); 1] = [(Mutant::DontneedKeepsConsumed, "N03")];
+
 /// A program with what a real kernel did.
 struct Seen {
     name: String,
@@ -109,6 +113,14 @@ fn survivors(seen: &[Seen], profile: &Profile) -> Vec<Mutant> {
     println!("{} observations pass without known deviations", good.len());
     let mut survivors = Vec::new();
     for mutant in Mutant::ALL {
+        if let Some((_, id)) = KNOWN_OF_61.iter().find(|(m, _)| m == mutant) {
+            let accepts = |one: &&Seen| accepts_deviation(one, profile, *mutant, id);
+            match seen.iter().find(accepts) {
+                Some(one) => println!("{mutant:?}: as {id} in {}", one.name),
+                None => survivors.push(*mutant),
+            }
+            continue;
+        }
         let notices = |one: &&&Seen| {
             let report = judge_mutant(&one.program, &one.observation, profile, &none, *mutant);
             matches!(report.verdict, Verdict::Violation(_))
@@ -123,4 +135,11 @@ fn survivors(seen: &[Seen], profile: &Profile) -> Vec<Mutant> {
         }
     }
     survivors
+}
+
+/// The model calls it deviation `id`; the mutation does not object.
+fn accepts_deviation(one: &Seen, profile: &Profile, mutant: Mutant, id: &str) -> bool {
+    let report = judge(&one.program, &one.observation, profile, &Known::builtin());
+    let mutated = judge_mutant(&one.program, &one.observation, profile, &Known::default(), mutant);
+    report.known.iter().any(|(_, known)| known == id) && mutated.verdict == Verdict::Pass
 }
