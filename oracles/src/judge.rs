@@ -465,18 +465,33 @@ fn raced(w: &mut World, op: &Op, explained: bool) {
 /// A read fault maps cached neighbours, and which were cached when it ran is not known.
 fn brought_along(w: &mut World, op: &Op) {
     let (at, len) = match op {
-        Op::Read { at, len } | Op::Madvise { at, len, .. } | Op::VmRead { at, len, .. } => {
-            (at.addr(), len.0)
-        }
+        Op::Read { at, len }
+        | Op::Write { at, len }
+        | Op::Madvise { at, len, .. }
+        | Op::VmRead { at, len, .. } => (at.addr(), len.0),
         _ => return,
     };
     for vma in w.vmas_in(ProcId(0), at, at + len) {
-        if vma.is_hugetlb() || vma.file_unit(vma.start).is_none() {
+        if vma.is_hugetlb() {
+            continue;
+        }
+        if vma.file_unit(vma.start).is_none() {
+            // A zero page, or a page of the THP another thread brought.
+            zeros_unsure(w, &vma);
             continue;
         }
         let start = vma.start.max(vma.unit_addr(at).saturating_sub(AROUND));
         let end = vma.end.min((at + len).next_multiple_of(case::limits::PAGE) + AROUND);
         crate::touch::haze(w, ProcId(0), start, end, |w, page| w.cached(&vma, page).is_some());
+    }
+}
+
+fn zeros_unsure(w: &mut World, vma: &crate::world::Vma) {
+    let Some(p) = w.proc_mut(ProcId(0)) else { return };
+    for (_, entry) in p.entries.range_mut(vma.start..vma.end) {
+        if entry.slot == Slot::Zero {
+            entry.slot = Slot::Unsure;
+        }
     }
 }
 

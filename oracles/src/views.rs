@@ -218,6 +218,8 @@ fn bits_of(w: &World, vma: &Vma, entry: Option<Entry>) -> (u8, u8) {
         Slot::Marker if w.mutated(Mutant::MarkerInvisible) => (0, all),
         Slot::Marker => (swap_if_base | pm::UFFD_WP, all),
         Slot::UffdPoison => (swap_if_base, all),
+        // Splitting a huge file page drops its mapping before poison can replace it.
+        Slot::HwPoison if maybe_huge(w, vma) => (0, 0),
         // FILE of a poison entry follows the page it stood for: both spellings are accepted.
         Slot::HwPoison => (swap_if_base, all & !pm::FILE),
         // The huge zero page shows FILE, the 4 KiB one does not.
@@ -228,6 +230,10 @@ fn bits_of(w: &World, vma: &Vma, entry: Option<Entry>) -> (u8, u8) {
         }
         Slot::Unsure => (0, 0),
     }
+}
+
+fn maybe_huge(w: &World, vma: &Vma) -> bool {
+    matches!(vma.backing, Backing::File { key, .. } if w.files[key].maybe_huge)
 }
 
 /// Bit 56 against the number of entries that map the page (O-008).

@@ -102,6 +102,10 @@ fn register(
         let (from, to) = (vma.start.max(start), vma.end.min(end));
         w.change_vmas(ProcId(0), from, to, |v| v.uffd = Some((uffd, modes)));
         if old.has(UffdModes::WP) && !modes.has(UffdModes::WP) {
+            if cx.proc != ProcId(0) {
+                w.blur("another process changed modes of write-protected pages");
+                return Ok(());
+            }
             resolve_wp(w, ProcId(0), from, to);
         }
     }

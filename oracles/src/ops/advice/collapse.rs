@@ -233,7 +233,7 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
         .any(|e| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison | Slot::Marker));
     // Nothing mapped here: there may be no page table to put the huge page in, and the manual
     // speaks of pages mapped by the range only.
-    let untouched = entries(w, cx, at).iter().all(Option::is_none);
+    let untouched = entries(w, cx, at).iter().flatten().all(|e| e.slot == Slot::Unsure);
     chance.invalid = poison || untouched || vma.is_private() || vma.uffd.is_some();
     chance
 }

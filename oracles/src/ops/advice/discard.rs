@@ -98,6 +98,16 @@ pub(super) fn cold(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> S
 /// Reclaim may have unmapped file pages (they stay cached without swap) and dropped pages that
 /// MADV_FREE gave up; a look says whether it did.
 fn paged_out(w: &mut World, cx: &Cx<'_>, part: &Part) {
+    let first = part.vma.file_unit(part.start);
+    let last = part.vma.file_unit(part.end - 1);
+    if let (Some((key, from)), Some((_, to))) = (first, last) {
+        let never_stored = |body: &usize| w.bodies[*body].words.is_empty();
+        if w.files[key].cache.range(from..=to).any(|(_, body)| never_stored(body)) {
+            // A clean page can be dropped without swap: it is a hole again.
+            w.blur("reclaim may have dropped clean file pages");
+            return;
+        }
+    }
     let Some(p) = w.proc(cx.proc) else { return };
     let entries: Vec<(u64, Entry)> =
         p.entries.range(part.start..part.end).map(|(at, e)| (*at, *e)).collect();

@@ -54,12 +54,17 @@ fn stop(w: &mut World, cx: &Cx<'_>, met: &Met) -> Out {
 }
 
 /// MADV_HWPOISON of [start, end).
+/// The page after this one could not be had.
+const NEXT_FAILED: case::observation::Status = case::observation::Status::Err(EFAULT as u16);
+
 pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
     if !w.profile.unpoison && cx.obs.status == case::observation::Status::Err(EINVAL as u16) {
         return cx.errno(H090, EINVAL);
     }
     let mut at = start;
     let mut hit: Vec<(u64, u8)> = Vec::new();
+    // A page nobody stored to is clean: it is unmapped without telling anybody (P-006).
+    let mut dirty = false;
     while at < end {
         let met = meet(w, cx, at)?;
         let (body, vma) = match met {
@@ -67,22 +72,24 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
             Met::Zero(vma) => return zero_page(w, cx, &vma, at, end),
             Met::Bad | Met::Blocks => {
                 stop(w, cx, &met)?;
-                return told(w, cx, &hit);
+                return told(w, cx, &hit, dirty);
             }
         };
         let held = w.pins.values().any(|pages| pages.contains(&body));
         let shift = vma.unit_bytes().trailing_zeros() as u8;
         hit.push((at, shift));
+        dirty |= !w.bodies[body].words.is_empty();
         let thp = may_be_thp(w, &vma, at);
         let fails = refusals(w, &vma, body, held, thp);
-        if !fails.is_empty() && !cx.ok() {
+        let more = at + vma.unit_bytes() < end;
+        if !fails.is_empty() && !cx.ok() && !(more && cx.obs.status == NEXT_FAILED) {
             cx.pick(A091, &fails)?;
             poison(w, body, &vma);
             if thp {
                 // A huge page that would not split: unmapped or still readable.
                 w.blur("memory failure of a huge page that may not have been split");
             }
-            return told(w, cx, &hit);
+            return told(w, cx, &hit, dirty);
         }
         if held && at + vma.unit_bytes() >= end {
             return cx.pick(A091, &fails).map(|_| ());
@@ -96,7 +103,7 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
         }
     }
     cx.only(A091, Want::Ok(0))?;
-    told(w, cx, &hit)
+    told(w, cx, &hit, dirty)
 }
 
 /// errnos a page that was taken may still give; the poison stands all the same (P-008).
@@ -147,10 +154,10 @@ fn poison(w: &mut World, body: BodyId, vma: &Vma) {
 }
 
 /// The signal beside the return.
-fn told(w: &World, cx: &Cx<'_>, hit: &[(u64, u8)]) -> Out {
+fn told(w: &World, cx: &Cx<'_>, hit: &[(u64, u8)], dirty: bool) -> Out {
     let Some(signal) = &cx.obs.also else {
         // A call that failed may have failed before it came to tell anybody.
-        if hit.is_empty() || w.family == Family::U61 || !cx.ok() {
+        if !dirty || w.family == Family::U61 || !cx.ok() {
             return Ok(());
         }
         return Err(cx.broken(A092, "no-signal", "SIGBUS BUS_MCEERR_AR", "no signal"));

@@ -149,7 +149,16 @@ pub fn choose(w: &mut World, cx: &Cx<'_>, page: PageSize, variants: Vec<World>, 
     let seen = cx.obs.pools.map(|p| p[usize::from(page == PageSize::Huge1G)]);
     let seen = seen.filter(|_| !w.pool_state(page).witness);
     let index = match seen {
-        Some(seen) => variants.iter().position(|v| v.pool_now(page) == seen),
+        Some(seen) => {
+            let mut fits = (0..variants.len()).filter(|i| variants[*i].pool_now(page) == seen);
+            let first = fits.next();
+            if fits.next().is_some() {
+                // A pin keeps the page: the counters do not tell the states apart.
+                w.blur(why);
+                return;
+            }
+            first
+        }
         None => {
             let Some(first) = variants.into_iter().next() else { return };
             *w = first;

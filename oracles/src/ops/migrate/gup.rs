@@ -20,6 +20,12 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
             }
             read(w, cx, *target, *at, len.0, true)
         }
+        Op::Vmsplice { at, .. } | Op::DirectIo { at, dir: Direction::Out, .. }
+            if fast_path_differs(w, cx, *at) =>
+        {
+            w.blur("fast GUP looks at entries, not at permissions");
+            Ok(())
+        }
         Op::Vmsplice { at, len } => read(w, cx, cx.proc, *at, len.0, false),
         Op::DirectIo { at, len, dir: Direction::Out } => direct_out(w, cx, *at, len.0),
         Op::DirectIo { at, len, dir: Direction::In } => direct_in(w, cx, *at, len.0),
@@ -32,7 +38,7 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
             let reached = reach(w, cx, cx.proc, *at, len.0, Access::Write);
             w.no_wait = false;
             let bodies = match reached? {
-                (_, Some(Touch::Blocks)) => return cx.only(G_PIN, Want::Blocks),
+                (_, Some(Touch::Blocks)) => return waited(w, cx, G_PIN),
                 (_, Some(_)) => return cx.errno(G_PIN, EFAULT),
                 (pages, None) => pages,
             };
@@ -53,6 +59,23 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         }
         _ => Ok(()),
     }
+}
+
+/// True if a range may be read by loads but not by name: GUP's fast path takes present pages of
+/// it, its slow path none.
+fn fast_path_differs(w: &World, cx: &Cx<'_>, at: Place) -> bool {
+    let len = match cx.op {
+        Op::Vmsplice { len, .. } | Op::DirectIo { len, .. } => len.0,
+        _ => 0,
+    };
+    let vmas = w.vmas_in(cx.proc, at.addr(), at.addr() + len.max(1));
+    vmas.iter().any(|v| !v.prot.is_none() && !v.prot.has(Prot::READ))
+}
+
+/// The kernel waited for a userfault. The time-out may have closed the userfaultfd to end it.
+fn waited(w: &mut World, cx: &Cx<'_>, rule: RuleRef) -> Out {
+    w.blur("a kernel access waited for a userfault");
+    cx.only(rule, Want::Blocks)
 }
 
 /// Touches every page of a range for the kernel; page addresses reached, and what stopped it.
@@ -122,7 +145,7 @@ fn read(w: &mut World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, pins: boo
         }
     }
     if stop == Some(Touch::Blocks) {
-        return cx.only(G_READ, Want::Blocks);
+        return waited(w, cx, G_READ);
     }
     let done = bytes_done(&pages, start, end);
     if done == 0 {
@@ -151,7 +174,7 @@ fn direct_out(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
         }
     }
     if stop == Some(Touch::Blocks) {
-        return cx.only(G_READ, Want::Blocks);
+        return waited(w, cx, G_READ);
     }
     let done = bytes_done(&pages, start, end);
     if done == 0 {
@@ -175,7 +198,7 @@ fn direct_in(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
     }
     let (pages, stop) = reach(w, cx, cx.proc, at, len, Access::Write)?;
     if stop == Some(Touch::Blocks) {
-        return cx.only(G_READ, Want::Blocks);
+        return waited(w, cx, G_READ);
     }
     let done = bytes_done(&pages, start, end);
     let mut wants = Vec::new();
