@@ -12,6 +12,8 @@ use vm::{Accel, Vm, VmSpec};
 const PROGRAM_TIME: Duration = Duration::from_secs(60);
 /// Guests that may die before the tests give up.
 const DEATHS_MAX: u32 = 5;
+/// Tries to boot one guest.
+const BOOTS_MAX: u32 = 3;
 
 /// A guest and what is needed to replace it.
 pub struct Guest {
@@ -38,11 +40,11 @@ impl Guest {
             cpus: 2,
             accel: Accel::Tcg,
             dir: dir.path().join("vm"),
-            boot_timeout: Duration::from_secs(180),
+            boot_timeout: Duration::from_secs(60),
             extra_cmdline: String::new(),
             serial_link: false,
         };
-        let vm = Vm::boot(&spec).unwrap_or_else(|error| panic!("{error}"));
+        let vm = boot(&spec);
         Guest { spec, vm, deaths: 0, next: 0, _dir: dir }
     }
 
@@ -59,7 +61,7 @@ impl Guest {
             Err(why) => {
                 self.deaths += 1;
                 assert!(self.deaths <= DEATHS_MAX, "guests keep dying: {why}");
-                self.vm = Vm::boot(&self.spec).unwrap_or_else(|error| panic!("{error}"));
+                self.vm = boot(&self.spec);
                 Err(why)
             }
         }
@@ -87,6 +89,18 @@ impl Guest {
         }
         Err("the guest went silent".into())
     }
+}
+
+/// An emulated boot takes some 10 s; on a busy host one may stick, so each has three tries.
+fn boot(spec: &VmSpec) -> Vm {
+    for left in (0..BOOTS_MAX).rev() {
+        match Vm::boot(spec) {
+            Ok(vm) => return vm,
+            Err(error) if left > 0 => println!("booting again: {error}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    unreachable!("the last try panics")
 }
 
 /// Where kernels and images are shared between tests.
