@@ -247,7 +247,13 @@ fn fill_shmem(
         return Round::Ended(BUS_ADRERR);
     }
     let body = match w.files[key].cache.get(&idx).copied() {
-        Some(body) if w.bodies[body].poisoned => return Round::Ended(poisoned(vma)),
+        Some(body) if w.bodies[body].poisoned => {
+            // Its neighbours are mapped before the page itself is looked at.
+            if access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR) {
+                haze_fault_around(w, proc, vma, vma.unit_addr(addr));
+            }
+            return Round::Ended(poisoned(vma));
+        }
         Some(_) if vma.armed(UffdModes::MINOR) => {
             return raise(w, proc, vma, addr, access, Why::Minor);
         }

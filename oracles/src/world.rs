@@ -217,6 +217,8 @@ pub struct World {
     pub expected_events: Vec<ExpectedEvent>,
     /// The access under way may not wait for a userfault: it fails instead.
     pub no_wait: bool,
+    /// An mbind took effect: a range may have the policy that another mbind asks for.
+    pub policies_set: bool,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.
@@ -319,6 +321,7 @@ impl World {
             mprotected: false,
             expected_events: Vec::new(),
             no_wait: false,
+            policies_set: false,
             forked: false,
             blurred: None,
         }

@@ -138,6 +138,7 @@ fn slot_wants(
     flags: MoveFlags,
 ) -> (&'static str, Vec<SlotWant>) {
     let Some(vma) = w.vma_at(cx.proc, addr) else { return ("no-vma", vec![EFAULT_SLOT]) };
+    let hidden = vma.prot.is_none();
     let nothing = if w.mutated(Mutant::MoveNothingFaults) { EFAULT_SLOT } else { ENOENT_SLOT };
     let anon = vma.backing == Backing::Anon;
     match w.entry(cx.proc, vma.unit_addr(addr)).map(|e| e.slot) {
@@ -145,6 +146,7 @@ fn slot_wants(
         None => ("file-none", vec![nothing]),
         Some(Slot::Marker) => ("marker", vec![nothing]),
         Some(Slot::UffdPoison | Slot::HwPoison) => ("poison", vec![nothing]),
+        Some(Slot::Zero) if hidden => ("zero:prot-none", vec![EFAULT_SLOT]),
         Some(Slot::Zero) => ("zero", vec![EFAULT_SLOT]),
         Some(Slot::Unsure) => {
             ("unsure", vec![SlotWant::Node, ENOENT_SLOT, EFAULT_SLOT, EACCES_SLOT, EBUSY_SLOT])
@@ -163,7 +165,12 @@ fn slot_wants(
                 wants.push(EBUSY_SLOT);
                 wants.push(ENOENT_SLOT);
             }
-            let class = match (vma.prot.is_none(), addr % vma.unit_bytes() >= PAGE) {
+            let zeros = w.bodies[body].words.is_empty();
+            if w.family == Family::U612 && zeros && !vma.is_hugetlb() {
+                // Splitting a huge page maps its zero parts to the zero page (M-026).
+                wants.push(EFAULT_SLOT);
+            }
+            let class = match (hidden, addr % vma.unit_bytes() >= PAGE) {
                 (true, _) => "page:prot-none",
                 (false, true) => "page:inside-huge",
                 (false, false) => "page",
@@ -202,24 +209,36 @@ fn mbind(
         let inside = |cut: u64| cut > v.start && cut < v.end && !cut.is_multiple_of(v.unit_bytes());
         inside(at.addr()) || inside(end)
     });
-    if split && mode != NumaMode::Default {
+    let same_policy = mode == NumaMode::Default || w.policies_set;
+    if split && !same_policy {
+        split_front(w, cx, at);
         return cx.errno(M_MBIND, EINVAL);
     }
     let mut wants = vec![Want::Ok(0)];
     if split {
-        // Nothing is split where the policy is the default already.
+        // Nothing is split where the policy is what it was.
         wants.push(Want::Err(EINVAL));
+        split_front(w, cx, at);
     }
     if flags.has(MoveFlags::STRICT) {
         wants.push(Want::Err(EIO));
     }
     if cx.pick(M_MBIND, &wants)? == 0 && !split && mode != NumaMode::Default {
         w.numa_bound |= mode == NumaMode::Bind;
+        w.policies_set = true;
         // Another policy is another VMA, even where nothing else differs.
         w.split_at(cx.proc, at.addr());
         w.split_at(cx.proc, end);
     }
     Ok(())
+}
+
+/// The boundary at the front is cut before the one at the end is refused.
+fn split_front(w: &mut World, cx: &Cx<'_>, at: Place) {
+    let unit = w.vma_at(cx.proc, at.addr()).map_or(PAGE, |v| v.unit_bytes());
+    if at.addr().is_multiple_of(unit) {
+        w.split_at(cx.proc, at.addr());
+    }
 }
 
 fn migrate(w: &mut World, cx: &Cx<'_>, to: Nodes) -> Out {

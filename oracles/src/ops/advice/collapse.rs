@@ -58,7 +58,7 @@ pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out 
 /// Joins neighbours of equal attributes in the range. True if there were any.
 fn join(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> bool {
     let mut joined = false;
-    let (from, to) = (start.saturating_sub(1), end + 1);
+    let (from, to) = (start.saturating_sub(2 * BLOCK), end + 2 * BLOCK);
     let mut list = w.vmas_in(cx.proc, from, to).into_iter();
     let Some(mut head) = list.next() else { return false };
     for next in list {
