@@ -9,6 +9,7 @@ use crate::pool::{Event, Job, Order, Pool};
 use crate::signals::Signals;
 use crate::term::{Tone, clean_str, columns};
 use crate::triage::{Cause, Judged};
+use case::link::Look;
 use case::{Family, Program};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -67,6 +68,8 @@ pub fn run(args: &RegressArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let mut spec = guest::pool_spec(ctx, &kernel, scratch.path())?;
     // Every program has a child of its own here, and nothing is built on what it showed.
     spec.replace_on_violation = false;
+    // Expectations name the op after which a deviation shows, whatever the configuration says.
+    spec.look = Look::Each;
     let slots = (ctx.config.jobs as usize).min(entries.len());
     let mut bench = Bench {
         pool: Pool::start(&spec, slots)?,
