@@ -91,6 +91,12 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     match entry.slot {
         Slot::HwPoison | Slot::UffdPoison => Round::Ended(poisoned(&vma)),
         Slot::Marker => fill(w, cx, proc, &vma, addr, access, true),
+        // Zeros either way: the zero page, or a part of a huge page that nobody stored to.
+        Slot::Unsure
+            if access == Access::Read && vma.backing == Backing::Anon && vma.uffd.is_none() =>
+        {
+            Round::Ended(Touch::Done)
+        }
         Slot::Unsure => {
             if absent_by_evidence(w, cx, &vma, addr) {
                 w.set_entry(proc, unit, None);

@@ -212,7 +212,10 @@ fn mbind(
     let same_policy = mode == NumaMode::Default || w.policies_set;
     if split && !same_policy {
         split_front(w, cx, at);
-        return cx.errno(M_MBIND, EINVAL);
+        // Misplaced pages are found before the policy is set.
+        let strict = flags.has(MoveFlags::STRICT);
+        let wants = [Want::Err(EINVAL), Want::Err(EIO)];
+        return cx.pick(M_MBIND, &wants[..1 + usize::from(strict)]).map(|_| ());
     }
     let mut wants = vec![Want::Ok(0)];
     if split {

@@ -82,6 +82,20 @@ pub(super) fn free(w: &mut World, cx: &Cx<'_>, part: &Part) -> Step {
             w.bodies[body].lazy = true;
         }
     }
+    if let Some(p) = w.proc_mut(cx.proc) {
+        // Poison entries are freed with the rest: the next touch gets a fresh page
+        // (madvise_free_pte_range).
+        let poison = |e: &Entry| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison);
+        let gone: Vec<u64> = p
+            .entries
+            .range(part.start..part.end)
+            .filter(|(_, e)| poison(e))
+            .map(|(at, _)| *at)
+            .collect();
+        for at in gone {
+            p.entries.remove(&at);
+        }
+    }
     Step::Done
 }
 
