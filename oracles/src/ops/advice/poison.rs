@@ -82,7 +82,9 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
         let thp = may_be_thp(w, &vma, at);
         let fails = refusals(w, &vma, body, held, thp);
         let more = at + vma.unit_bytes() < end;
-        if !fails.is_empty() && !cx.ok() && !(more && cx.obs.status == NEXT_FAILED) {
+        let next_failed = more && cx.obs.status == NEXT_FAILED;
+        let refused = !cx.ok() && !next_failed;
+        if refused && !fails.is_empty() {
             cx.pick(A091, &fails)?;
             poison(w, body, &vma);
             if thp {
