@@ -67,7 +67,7 @@ pub const KEYS: &[Key] = &[
     key("confirm_times", int(1, 1000), "5", "replays of a violation before it is reported"),
     key("canaries", Kind::Bool, "true", "plant faults that the pipeline must find"),
     key("canary_every_s", int(10, 86400), "600", "seconds between planted faults"),
-    key("look", Kind::Choice(&["each", "asked"]), "asked", "when mappings are looked at"),
+    key("look", Kind::Choice(&["each", "asked"]), "each", "when mappings are looked at"),
     key("batch", int(1, 256), "16", "programs sent to a VM ahead of their results"),
     key("vm_programs_max", int(1, 10_000_000), "20000", "programs until a VM is replaced"),
     key("programs_min", int(0, 1 << 40), "100", "fewer programs than this are inconclusive"),
