@@ -246,13 +246,14 @@ fn looks(w: &mut World, cx: &Cx<'_>) -> Out {
     let Some(seen) = cx.obs.pools else { return Ok(()) };
     for (page, seen) in [PageSize::Huge2M, PageSize::Huge1G].into_iter().zip(seen) {
         if !w.pool_state(page).witness {
-            pool(cx, page, w.pool_now(page), seen)?;
+            pool(w, cx, page, seen)?;
         }
     }
     Ok(())
 }
 
-fn pool(cx: &Cx<'_>, page: PageSize, want: Pool, got: Pool) -> Out {
+fn pool(w: &World, cx: &Cx<'_>, page: PageSize, got: Pool) -> Out {
+    let want = w.pool_now(page);
     let parts = [
         ("total", want.total, got.total),
         ("free", want.free, got.free),
@@ -262,7 +263,9 @@ fn pool(cx: &Cx<'_>, page: PageSize, want: Pool, got: Pool) -> Out {
     for (name, want, got) in parts {
         if want != got {
             let size = case::PageSize::word(page);
-            let class = format!("{name}:{}", if got < want { "low" } else { "high" });
+            let sign = if got < want { "low" } else { "high" };
+            let suffix = if got > want { divided(w) } else { "" };
+            let class = format!("{name}:{sign}{suffix}");
             return Err(cx.broken(
                 O_POOL,
                 &class,
@@ -387,7 +390,8 @@ fn leaks(w: &World, cx: &Cx<'_>, before: &Counters, after: &Counters) -> Out {
         if before != after && !w.pool_state(page).witness {
             let size = case::PageSize::word(page);
             let (want, got) = (format!("{size} {before:?}"), format!("{after:?}"));
-            return Err(cx.broken(O_LEAK, &leak_class(before, after), want, got));
+            let class = leak_class(before, after) + divided(w);
+            return Err(cx.broken(O_LEAK, &class, want, got));
         }
     }
     let nodes: i64 = after.nodes_2m.iter().map(|p| p.total).sum();
@@ -402,6 +406,10 @@ fn leaks(w: &World, cx: &Cx<'_>, before: &Counters, after: &Counters) -> Out {
         return Err(cx.broken(O_HWPOISON, "count", want, format!("{grown}")));
     }
     Ok(())
+}
+
+fn divided(w: &World) -> &'static str {
+    if w.reserve_divided { ":divided" } else { "" }
 }
 
 fn leak_class(before: Pool, after: Pool) -> String {

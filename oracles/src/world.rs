@@ -217,6 +217,9 @@ pub struct World {
     pub expected_events: Vec<ExpectedEvent>,
     /// The access under way may not wait for a userfault: it fails instead.
     pub no_wait: bool,
+    /// A reservation was divided by a move: counters that are off after it are a class of their
+    /// own.
+    pub reserve_divided: bool,
     /// An mbind took effect: a range may have the policy that another mbind asks for.
     pub policies_set: bool,
     /// A fork happened: anonymous pages may be shared.
@@ -321,6 +324,7 @@ impl World {
             mprotected: false,
             expected_events: Vec::new(),
             no_wait: false,
+            reserve_divided: false,
             policies_set: false,
             forked: false,
             blurred: None,

@@ -31,7 +31,14 @@ const PMD: u64 = 2 << 20;
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     match cx.op {
         Op::Mmap { .. } => map::mmap(w, cx),
-        Op::Mremap { .. } => remap::mremap(w, cx),
+        Op::Mremap { at, len, .. } => {
+            let part = w.vma_at(cx.proc, at.addr()).is_some_and(|v| {
+                v.resv.is_some() && (v.start != at.addr() || v.end - v.start > len.0)
+            });
+            remap::mremap(w, cx)?;
+            w.reserve_divided |= part && cx.ok();
+            Ok(())
+        }
         Op::Munmap { at, len } => munmap(w, cx, *at, len.0),
         Op::Mprotect { at, len, prot } => mprotect(w, cx, *at, len.0, *prot),
         Op::Mlock { at, len, flags } => mlock(w, cx, *at, len.0, Some(*flags)),
