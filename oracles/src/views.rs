@@ -395,6 +395,8 @@ pub fn entry_class(w: &World, vma: &Vma, entry: Option<Entry>) -> String {
         },
     };
     let slot = match entry.map(|e| e.slot) {
+        // Somebody waits for a page that appears here without an event.
+        None if vma.armed(UffdModes::MISSING) => "none-armed",
         None => "none",
         Some(Slot::Marker) => "marker",
         Some(Slot::UffdPoison) => "uffd-poison",

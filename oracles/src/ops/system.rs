@@ -31,6 +31,10 @@ fn set_knob(w: &mut World, cx: &Cx<'_>, knob: Knob, value: u32) -> Out {
         Knob::ThpZeroPage | Knob::NumaBalancing | Knob::Khugepaged => 1,
         Knob::HugetlbNr2M | Knob::HugetlbOvercommit2M => u32::MAX,
     };
+    if knob == Knob::NumaBalancing && value > top {
+        // The modes are bits, and which of them a kernel knows is its own.
+        return cx.pick(S_KNOB, &[Want::OkAny, Want::Err(22)]).map(|_| ());
+    }
     if value > top {
         return cx.only(S_KNOB, Want::Err(22));
     }
