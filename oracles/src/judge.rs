@@ -128,6 +128,7 @@ impl<'a> Walk<'a> {
         let cx = context(self.line, proc, op, obs, false);
         self.line += 1;
         if self.world.blurred.is_some() {
+            unfollowed(&mut self.world, op);
             return sane(&cx, obs);
         }
         let place = place_of(op);
@@ -149,10 +150,14 @@ impl<'a> Walk<'a> {
     fn block(&mut self, threads: &[Vec<Op>]) -> Out {
         let first = self.line;
         self.line += threads.iter().map(Vec::len).sum::<usize>() as u16;
+        let known = threads.iter().flatten().all(fills);
+        if self.world.blurred.is_some() || !known {
+            threads.iter().flatten().for_each(|op| unfollowed(&mut self.world, op));
+        }
         if self.world.blurred.is_some() {
             return Ok(());
         }
-        if !threads.iter().flatten().all(fills) {
+        if !known {
             self.world.blur("a par block changed mappings");
             return Ok(());
         }
@@ -422,6 +427,21 @@ fn leak_class(before: Pool, after: Pool) -> String {
     let sign = |b: i64, a: i64| if a > b { '+' } else { '-' };
     let names = parts.iter().filter(|(_, b, a)| b != a);
     names.map(|(n, b, a)| format!("{}{n}", sign(*b, *a))).collect()
+}
+
+/// What an op that is not followed any more may mean for the check of leaks at the end.
+fn unfollowed(w: &mut World, op: &Op) {
+    use case::Advice;
+    match op {
+        // A poisoned huge page leaves its pool for good.
+        Op::Madvise { advice: Advice::HwPoison | Advice::SoftOffline, .. } => {
+            for page in [PageSize::Huge2M, PageSize::Huge1G] {
+                w.pool_state_mut(page).witness = true;
+            }
+        }
+        Op::Mremap { .. } => w.reserve_divided = true,
+        _ => {}
+    }
 }
 
 /// Ops that put pages where none are, or look, and change nothing else.
