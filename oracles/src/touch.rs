@@ -276,8 +276,7 @@ fn fill_shmem(
     map_file_page(w, proc, vma, addr, access, body, marker);
     if w.files[key].maybe_huge {
         let block = vma.unit_addr(addr) / PMD * PMD;
-        let (from, to) = (block.max(vma.start), (block + PMD).min(vma.end));
-        haze(w, proc, from, to, |w, at| w.cached(vma, at).is_some());
+        haze(w, proc, block, block + PMD, |w, at| beside(w, proc, vma, at));
     }
     if access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR) {
         haze_fault_around(w, proc, vma, vma.unit_addr(addr));
@@ -421,9 +420,16 @@ pub fn haze_thp(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
 
 /// Cached neighbours of a read fault may have been mapped with it.
 fn haze_fault_around(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
-    let start = unit.saturating_sub(FAULT_AROUND).max(vma.start);
-    let end = (unit + FAULT_AROUND).min(vma.end);
-    haze(w, proc, start, end, |w, at| w.cached(vma, at).is_some());
+    let start = unit.saturating_sub(FAULT_AROUND);
+    haze(w, proc, start, unit + FAULT_AROUND, |w, at| beside(w, proc, vma, at));
+}
+
+/// A cached page of this VMA, or of a neighbour that may be the same VMA to the kernel.
+fn beside(w: &World, proc: ProcId, vma: &Vma, at: u64) -> bool {
+    let Some(v) = w.vma_at(proc, at) else { return false };
+    let alike = (v.prot, v.share, v.flags, v.uffd, v.unit)
+        == (vma.prot, vma.share, vma.flags, vma.uffd, vma.unit);
+    alike && w.cached(v, at).is_some()
 }
 
 /// Turns none entries into unsure ones.

@@ -9,8 +9,8 @@ use crate::mutants::Mutant;
 use case::limits::PAGE;
 use case::observation::{Counters, Pool, Word};
 use case::{
-    Family, FileId, PageSize, PinId, Place, Policy, ProcId, Profile, Prot, Seals, Share,
-    UffdFeatures, UffdId, UffdModes,
+    Family, FileId, Nodes, NumaMode, PageSize, PinId, Place, Policy, ProcId, Profile, Prot, Seals,
+    Share, UffdFeatures, UffdId, UffdModes,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -127,6 +127,8 @@ pub struct Vma {
     pub resv: Option<ResvKey>,
     /// hugetlb child whose pages the owner took: every miss is SIGBUS (HPAGE_RESV_UNMAPPED).
     pub starved: bool,
+    /// NUMA policy of its own.
+    pub policy: Option<(NumaMode, Nodes)>,
     /// An anonymous page was ever put here (anon_vma exists), so fork copies the tables.
     pub anon_vma: bool,
 }
@@ -633,4 +635,5 @@ pub fn continues(first: &Vma, next: &Vma) -> bool {
         && first.unit == next.unit
         && first.flags == next.flags
         && first.uffd == next.uffd
+        && first.policy == next.policy
 }

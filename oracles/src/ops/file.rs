@@ -131,7 +131,7 @@ fn fallocate(
     if end > w.files[key].size && sealed(w, key, Seals::GROW) {
         return cx.errno(H020, EPERM);
     }
-    if w.files[key].page.is_huge() && cx.obs.status == Status::Err(4) {
+    if cx.obs.status == Status::Err(4) {
         // Any pending signal ends it, and the only signals here are the agent's own when
         // an op takes long. How many pages were filled is not told.
         w.blur("fallocate was interrupted by the time-out");

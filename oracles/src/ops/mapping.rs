@@ -357,7 +357,11 @@ fn protect(w: &mut World, cx: &Cx<'_>, from: u64, to: u64, prot: Prot) -> Out<bo
     if !fills {
         return Ok(false);
     }
-    Ok(touch_all(w, cx, &old, from, to, Access::Write)? == Some(Touch::Blocks))
+    // Filling goes without leave to wait, and its errors are nobody's business.
+    w.no_wait = true;
+    let filled = touch_all(w, cx, &old, from, to, Access::Write);
+    w.no_wait = false;
+    filled.map(|_| false)
 }
 
 /// mlock2 with flags, or munlock without.

@@ -230,8 +230,7 @@ fn mbind(
         w.numa_bound |= mode == NumaMode::Bind;
         w.policies_set = true;
         // Another policy is another VMA, even where nothing else differs.
-        w.split_at(cx.proc, at.addr());
-        w.split_at(cx.proc, end);
+        w.change_vmas(cx.proc, at.addr(), end, |v| v.policy = Some((mode, nodes)));
     }
     Ok(())
 }

@@ -94,7 +94,14 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
             return told(w, cx, &hit, dirty);
         }
         if held && at + vma.unit_bytes() >= end {
-            return cx.pick(A091, &fails).map(|_| ());
+            // Anonymous base pages recover whoever holds them (me_pagecache_clean).
+            let wants = [fails.as_slice(), &[Want::Ok(0)]].concat();
+            let all = vma.is_hugetlb() || w.bodies[body].file.is_some();
+            let wants = if all { fails } else { wants };
+            if cx.pick(A091, &wants)? + 1 == wants.len() && cx.ok() {
+                poison(w, body, &vma);
+            }
+            return Ok(());
         }
         poison(w, body, &vma);
         at += vma.unit_bytes();

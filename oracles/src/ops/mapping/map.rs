@@ -254,6 +254,7 @@ fn insert(w: &mut World, cx: &Cx<'_>, ask: &Ask, key: Option<FileKey>, off: u64,
         uffd: None,
         resv: None,
         starved: false,
+        policy: None,
         anon_vma: false,
     };
     if let Some(p) = w.proc_mut(cx.proc) {

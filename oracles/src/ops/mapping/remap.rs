@@ -123,6 +123,7 @@ pub fn may_merge(a: &Vma, b: &Vma) -> bool {
     joined
         && a.end == b.start
         && a.resv == b.resv
+        && a.policy == b.policy
         && (a.prot, a.share, a.flags, a.uffd) == (b.prot, b.share, b.flags, b.uffd)
 }
 
