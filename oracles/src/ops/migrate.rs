@@ -226,7 +226,10 @@ fn mbind(
     if flags.has(MoveFlags::STRICT) {
         wants.push(Want::Err(EIO));
     }
-    if cx.pick(M_MBIND, &wants)? == 0 && !split && mode != NumaMode::Default {
+    let picked = cx.pick(M_MBIND, &wants)?;
+    // EIO after moving means that some page stayed; the policy holds all the same (M-010).
+    let applied = picked == 0 || flags.any(MoveFlags::MOVE | MoveFlags::ALL);
+    if applied && !split && mode != NumaMode::Default {
         w.numa_bound |= mode == NumaMode::Bind;
         w.policies_set = true;
         // Another policy is another VMA, even where nothing else differs.
