@@ -86,11 +86,11 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     }
     let unit = vma.unit_addr(addr);
     let Some(entry) = w.entry(proc, unit) else {
-        return fill(w, cx, proc, &vma, addr, access, false);
+        return fill(w, proc, &vma, addr, access, false);
     };
     match entry.slot {
         Slot::HwPoison | Slot::UffdPoison => Round::Ended(poisoned(&vma)),
-        Slot::Marker => fill(w, cx, proc, &vma, addr, access, true),
+        Slot::Marker => fill(w, proc, &vma, addr, access, true),
         // Zeros either way: the zero page, or a part of a huge page that nobody stored to.
         Slot::Unsure
             if access == Access::Read && vma.backing == Backing::Anon && vma.uffd.is_none() =>
@@ -188,19 +188,11 @@ fn take_for_cow(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, body: BodyId)
 }
 
 /// Fills a none entry or a marker.
-fn fill(
-    w: &mut World,
-    cx: &Cx<'_>,
-    proc: ProcId,
-    vma: &Vma,
-    addr: u64,
-    access: Access,
-    marker: bool,
-) -> Round {
+fn fill(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, marker: bool) -> Round {
     match (vma.backing, vma.is_hugetlb()) {
         (Backing::Anon, _) => fill_anon(w, proc, vma, addr, access, marker),
         (_, true) => fill_hugetlb(w, proc, vma, addr, access, marker),
-        (_, false) => fill_shmem(w, cx, proc, vma, addr, access, marker),
+        (_, false) => fill_shmem(w, proc, vma, addr, access, marker),
     }
 }
 
@@ -239,14 +231,12 @@ fn settled(marker: bool, access: Access) -> Round {
 
 fn fill_shmem(
     w: &mut World,
-    cx: &Cx<'_>,
     proc: ProcId,
     vma: &Vma,
     addr: u64,
     access: Access,
     marker: bool,
 ) -> Round {
-    let _ = cx;
     let Some((key, idx)) = vma.file_unit(addr) else { return Round::Ended(BUS_ADRERR) };
     let beyond = idx * PAGE >= w.files[key].size.next_multiple_of(PAGE);
     if beyond && !w.mutated(Mutant::ShmemNoEof) {

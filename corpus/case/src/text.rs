@@ -409,7 +409,7 @@ fn unknown_op(name: &str) -> String {
             Some(kind) => format!("did you mean `{near}`? {}", usage(kind)),
             None => format!("did you mean `{near}`?"),
         },
-        None => "the ops are listed in the reference, `hgm ops`".into(),
+        None => "the ops are listed in the reference, `hgm help ops`".into(),
     }
 }
 

@@ -111,7 +111,7 @@ fn errors_of_ops() {
     ");
     insta::assert_snapshot!(op_error("frobnicate at=r0"), @r"
     line 3, column 1: found `frobnicate`, expected an op name
-    help: the ops are listed in the reference, `hgm ops`
+    help: the ops are listed in the reference, `hgm help ops`
     ");
     insta::assert_snapshot!(op_error("write at=r0"), @r"
     line 3, column 12: found the end of the line, expected `len=` with a size such as 0, 4K, 2M or 1G

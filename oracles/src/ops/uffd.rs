@@ -65,8 +65,9 @@ fn register(
     len: Bytes,
     modes: UffdModes,
 ) -> Out {
-    let Some(state) = w.uffds.get(&uffd) else { return Ok(()) };
-    let features = state.features;
+    if !w.uffds.contains_key(&uffd) {
+        return Ok(());
+    }
     let (start, end) = (at.addr(), at.addr() + len.0);
     if modes.is_none() || modes.has(UffdModes::UNKNOWN) || !range_ok(at, len) {
         return cx.errno(U_REG, EINVAL);
@@ -91,7 +92,6 @@ fn register(
             return cx.errno(U_REG, EBUSY);
         }
     }
-    let _ = features;
     let mask = ioctls(w.family, modes, vmas.iter().any(Vma::is_hugetlb));
     cx.only(U_REG_MASK, Want::Ok(mask))?;
     for vma in vmas {
