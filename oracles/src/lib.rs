@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod console;
+pub mod errno;
 pub mod judge;
 pub mod known;
 pub mod mutants;

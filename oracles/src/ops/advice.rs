@@ -5,6 +5,7 @@ mod collapse;
 mod discard;
 mod poison;
 
+use crate::errno::{EACCES, EAGAIN, EBUSY, EFAULT, EHWPOISON, EINVAL, EIO, ENOMEM, EPERM};
 use crate::mutants::Mutant;
 use crate::ops::mapping::{cuts_huge, leaves_cut, too_slow, unshare};
 use crate::rules::*;
@@ -12,16 +13,6 @@ use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Vma, VmaFlags, World};
 use case::limits::PAGE;
 use case::{Advice, Family, Op};
-
-const EPERM: i32 = 1;
-const EIO: i32 = 5;
-const EAGAIN: i32 = 11;
-const ENOMEM: i32 = 12;
-const EACCES: i32 = 13;
-const EFAULT: i32 = 14;
-const EBUSY: i32 = 16;
-const EINVAL: i32 = 22;
-const EHWPOISON: i32 = 133;
 
 /// How advice on one mapping ended.
 enum Step {

@@ -5,6 +5,7 @@
 pub mod space;
 pub mod zap;
 
+use crate::errno::{EBUSY, EINVAL, EIO, EPERM};
 use crate::mutants::Mutant;
 use crate::ops::access::{Expect, content};
 use crate::rules::*;
@@ -13,11 +14,6 @@ use crate::world::{FileKey, World};
 use case::limits::{PAGE, WORD_OFFSETS};
 use case::observation::{Output, Status, Word};
 use case::{FallocFlags, Family, FileId, MemfdFlags, Op, PageSize, Seals, Share, Tag};
-
-const EPERM: i32 = 1;
-const EIO: i32 = 5;
-const EBUSY: i32 = 16;
-const EINVAL: i32 = 22;
 
 /// Memory a shmem file may ask for before the guest could run out of it.
 const AMPLE: u64 = 128 << 20;

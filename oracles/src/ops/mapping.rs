@@ -4,6 +4,7 @@
 mod map;
 pub mod remap;
 
+use crate::errno::{EACCES, EINVAL, ENOMEM};
 use crate::mutants::Mutant;
 use crate::ops::file::zap;
 use crate::rules::*;
@@ -14,10 +15,6 @@ use case::limits::PAGE;
 use case::observation::{Status, View, event, pm};
 use case::{MlockFlags, Op, PageSize, Place, ProcId, Prot, Share, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
-
-const ENOMEM: i32 = 12;
-const EACCES: i32 = 13;
-const EINVAL: i32 = 22;
 
 /// Private writable memory beyond this may hit the commit limit of a small guest.
 const AMPLE: u64 = 512 << 20;

@@ -2,6 +2,7 @@
 
 mod gup;
 
+use crate::errno::{EFAULT, EINVAL, EIO, ENODEV};
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -9,11 +10,6 @@ use crate::world::{Backing, Slot, World};
 use case::limits::PAGE;
 use case::observation::{NODE_UNTOUCHED, Output, Status};
 use case::{Family, MoveFlags, Nodes, NumaMode, Op, PageSize, Place};
-
-const EIO: i32 = 5;
-const ENODEV: i32 = 19;
-const EFAULT: i32 = 14;
-const EINVAL: i32 = 22;
 
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     match cx.op {

@@ -1,5 +1,6 @@
 //! fork and exit: what the child inherits and what goes away with it.
 
+use crate::errno::ENOMEM;
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -7,8 +8,6 @@ use crate::world::{Backing, Entry, ExpectedEvent, Proc, Slot, Vma, World};
 use case::observation::event;
 use case::{Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
-
-const ENOMEM: i32 = 12;
 
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     match cx.op {

@@ -2,17 +2,13 @@
 
 mod fill;
 
+use crate::errno::{EBUSY, EINVAL, ENOENT, EPERM};
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Entry, Slot, Uffd, Vma, World};
 use case::limits::PAGE;
 use case::{Bytes, Family, Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes, WpFlags};
-
-const EPERM: i32 = 1;
-const ENOENT: i32 = 2;
-const EBUSY: i32 = 16;
-const EINVAL: i32 = 22;
 
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     match cx.op {

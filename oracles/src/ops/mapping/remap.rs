@@ -3,6 +3,7 @@
 use super::{
     AMPLE, EINVAL, ENOMEM, announce, cuts_huge, leaves_cut, populate, settle, unmap, unshare,
 };
+use crate::errno::EFAULT;
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -11,8 +12,6 @@ use crate::world::{Backing, Entry, ExpectedEvent, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, event};
 use case::{MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures};
-
-const EFAULT: i32 = 14;
 
 /// A call: rounded lengths and addresses.
 #[derive(Clone, Copy)]

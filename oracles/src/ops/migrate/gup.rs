@@ -1,5 +1,6 @@
 //! Reading and pinning through get_user_pages: process_vm_readv, vmsplice, O_DIRECT, long pins.
 
+use crate::errno::{EFAULT, EINVAL};
 use crate::ops::access::{Expect, body_at, content, expect_at, words_in};
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -8,9 +9,6 @@ use crate::world::{Entry, Slot, World};
 use case::limits::PAGE;
 use case::observation::{Status, Word};
 use case::{Direction, Family, Op, Place, ProcId, Prot, Tag};
-
-const EFAULT: i32 = 14;
-const EINVAL: i32 = 22;
 
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     match cx.op {

@@ -2,6 +2,7 @@
 //! first that fails; what was done stays (U-030).
 
 use super::range_ok;
+use crate::errno::{EAGAIN, EEXIST, EFAULT, EINVAL, EIO, ENOENT, ENOMEM};
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
@@ -10,14 +11,6 @@ use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{FIELD_UNTOUCHED, Output, Status};
 use case::{Bytes, Family, FillFlags, Op, Place, ProcId, UffdModes};
-
-const ENOENT: i32 = 2;
-const EIO: i32 = 5;
-const EAGAIN: i32 = 11;
-const ENOMEM: i32 = 12;
-const EFAULT: i32 = 14;
-const EEXIST: i32 = 17;
-const EINVAL: i32 = 22;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fill {
