@@ -182,8 +182,18 @@ fn run(vm: &mut Vm, id: u64, program: &Program) -> Result<RunOutcome> {
     bail!("Silent\n{}", String::from_utf8_lossy(&vm.console_since(0)))
 }
 
+/// A few tries: under TCG with two CPUs a kernel that patches its own text while it boots now
+/// and then runs into the old bytes (`Oops: int3`), which is the emulator's race and not a result.
 fn boot(spec: &VmSpec) -> Result<Vm> {
-    Vm::boot(spec).map_err(|e| anyhow::anyhow!("{e}"))
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match Vm::boot(spec) {
+            Ok(vm) => return Ok(vm),
+            Err(e) if tries < 4 => println!("boot again: {e}"),
+            Err(e) => bail!("{e}"),
+        }
+    }
 }
 
 fn spec(kernel: &str, out: &Path) -> Result<VmSpec> {
