@@ -177,6 +177,41 @@ fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
 }
 
 #[test]
+fn a_known_list_that_blinds_the_detector_voids_the_run() {
+    let home = Home::new();
+    // The shared kernel, but with a list of its own that takes every bad read for known.
+    let kernels = home.0.path().join("kernels");
+    let shared = std::fs::read_link(&kernels).unwrap();
+    std::fs::remove_file(&kernels).unwrap();
+    let one = names(&shared).into_iter().find(|name| name.starts_with("debian-6.1.")).unwrap();
+    std::fs::create_dir_all(kernels.join(&one)).unwrap();
+    for file in names(&shared.join(&one)).iter().filter(|file| *file != "known.toml") {
+        let to = kernels.join(&one).join(file);
+        std::os::unix::fs::symlink(shared.join(&one).join(file), to).unwrap();
+    }
+    let wide = "[[deviation]]\nid = \"WIDE\"\nfamilies = [\"U61\"]\n\
+        signatures = [\"*/read/*\"]\ntitle = \"too wide\"\nwhy = \"swallows canaries\"\n";
+    std::fs::write(kernels.join(&one).join("known.toml"), wide).unwrap();
+    let out = home.run(&[
+        "fuzz",
+        "--programs",
+        "12",
+        "--jobs",
+        "1",
+        "--seed",
+        "7",
+        "--json",
+        "--kernel",
+        &one,
+    ]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(102), "{said}");
+    assert!(said.contains("wrong-content") && said.contains("was not found"), "{said}");
+    let planted = &json(&out)["canaries"];
+    assert!(planted["found"].as_u64() < planted["planted"].as_u64(), "{planted}");
+}
+
+#[test]
 fn killed_mid_campaign_leaves_no_qemu_and_resumes_without_loss() {
     let home = Home::new();
     let args = ["fuzz", "--for", "1h", "--jobs", "2", "--seed", "11", "--no-canaries"];
