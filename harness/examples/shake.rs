@@ -212,5 +212,6 @@ fn spec(kernel: &str, out: &Path) -> Result<VmSpec> {
         boot_timeout: Duration::from_secs(90),
         extra_cmdline: String::new(),
         serial_link: false,
+        cover: None,
     })
 }

@@ -62,6 +62,7 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         boot_timeout: config.boot_timeout,
         extra_cmdline: config.cmdline.clone(),
         serial_link: false,
+        cover: None,
     };
     vm.accel = match config.accel {
         AccelChoice::Kvm => Accel::Kvm,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod cover;
 pub mod limits;
 pub mod link;
 pub mod observation;

@@ -1,6 +1,7 @@
 //! The messages between host and guest. Frames around them are `wire`'s; a change here raises
 //! `wire::VERSION`.
 
+use crate::cover::{Ranges, Symbol};
 use crate::observation::Observation;
 use crate::profile::Profile;
 use crate::program::Program;
@@ -82,6 +83,11 @@ pub enum ToGuest {
     Run(RunRequest),
     Sabotage(Sabotage),
     Poweroff,
+    /// The guest answers with all its `Symbols`.
+    Symbols,
+    /// From now on every run is measured with KCOV and its `Done` has a `Covered` before it.
+    /// Without KCOV the list is empty.
+    Cover(Ranges),
 }
 
 /// How a program ended for the harness.
@@ -116,4 +122,14 @@ pub enum FromGuest {
     },
     /// A line for the host's log.
     Log(String),
+    /// Text symbols of the kernel itself in the order of /proc/kallsyms, and whether more follow.
+    Symbols {
+        part: Vec<Symbol>,
+        more: bool,
+    },
+    /// Cells of the ranges of `Cover` that a run executed, ascending; comes before its `Done`.
+    Covered {
+        id: u64,
+        cells: Vec<u32>,
+    },
 }

@@ -4,6 +4,7 @@
 //! an error and ends the link (there is no resynchronisation), and what a frame held is checked
 //! against the caps once more before anybody looks at it.
 
+use crate::cover::{CELLS_MAX, SYMBOL_BYTES_MAX, SYMBOLS_PER_PART};
 use crate::limits::{EVENTS_MAX, FRAME_BYTES_MAX, LINES_MAX, RUNS_MAX, VIEW_PAGES_MAX};
 use crate::link::{FromGuest, RunOutcome};
 use crate::observation::{Counters, LineObs, Observation, Output, View, VmaObs};
@@ -177,6 +178,18 @@ pub fn check_from_guest(message: &FromGuest) -> Result<(), WireError> {
             RunOutcome::Refused(why) => cap("refusal", why.len(), STRING_BYTES_MAX),
         },
         FromGuest::Log(line) => cap("log line", line.len(), STRING_BYTES_MAX),
+        FromGuest::Symbols { part, .. } => {
+            cap("symbols", part.len(), SYMBOLS_PER_PART)?;
+            let longest = part.iter().map(|symbol| symbol.name.len()).max();
+            cap("symbol name", longest.unwrap_or(0), SYMBOL_BYTES_MAX)
+        }
+        FromGuest::Covered { cells, .. } => {
+            cap("cells", cells.len(), CELLS_MAX as usize)?;
+            if cells.windows(2).any(|pair| pair[0] >= pair[1]) {
+                return Err(WireError::Payload("cells out of order".into()));
+            }
+            Ok(())
+        }
     }
 }
 

@@ -38,6 +38,7 @@ fn spec(dir: &std::path::Path) -> PoolSpec {
         boot_timeout: Duration::from_secs(180),
         extra_cmdline: String::new(),
         serial_link: false,
+        cover: None,
     };
     PoolSpec {
         vm,

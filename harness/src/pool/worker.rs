@@ -217,7 +217,10 @@ impl Worker {
                         tracing::info!(vm = self.slot, "{}", text.escape_debug());
                         Ok(())
                     }
-                    FromGuest::Ready(_) | FromGuest::Executing { .. } => Ok(()),
+                    FromGuest::Ready(_)
+                    | FromGuest::Executing { .. }
+                    | FromGuest::Symbols { .. }
+                    | FromGuest::Covered { .. } => Ok(()),
                 }
             }
         }

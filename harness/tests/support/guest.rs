@@ -43,6 +43,7 @@ impl Guest {
             boot_timeout: Duration::from_secs(60),
             extra_cmdline: String::new(),
             serial_link: false,
+            cover: None,
         };
         let vm = boot(&spec);
         Guest { spec, vm, deaths: 0, next: 0, _dir: dir }

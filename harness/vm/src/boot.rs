@@ -3,6 +3,7 @@
 use crate::VmSpec;
 use crate::command::{Fds, qemu_args};
 use crate::console::Console;
+use crate::cover::Counters;
 use crate::link::{Broken, Link};
 use crate::process::Process;
 use crate::qmp::{Qmp, QmpError};
@@ -108,6 +109,7 @@ pub struct Machine {
     pub link: Link,
     pub qmp: Qmp,
     pub console: Console,
+    pub cover: Option<Counters>,
     /// Our end of the console, to end its reader even if someone else holds QEMU's end.
     console_stream: UnixStream,
     pub serial_link: bool,
@@ -177,12 +179,18 @@ fn start(spec: &VmSpec) -> Result<Machine, BootError> {
     let (console, qemu_console) = UnixStream::pair().map_err(sockets)?;
     let (link, qemu_link) = UnixStream::pair().map_err(sockets)?;
     let (qmp, qemu_qmp) = UnixStream::pair().map_err(sockets)?;
+    let memory = |source| BootError::Io { what: "cannot make shared memory".into(), source };
+    let cover = spec.cover.as_ref().map(|c| Counters::create(&c.ranges)).transpose();
+    let cover = cover.map_err(memory)?;
+    let counters = cover.as_ref().map(Counters::handle).transpose().map_err(memory)?;
     let fds = Fds {
         console: qemu_console.as_raw_fd(),
         link: qemu_link.as_raw_fd(),
         qmp: qemu_qmp.as_raw_fd(),
+        cover: counters.as_ref().map(AsRawFd::as_raw_fd),
     };
-    let pass: Vec<OwnedFd> = vec![qemu_console.into(), qemu_link.into(), qemu_qmp.into()];
+    let mut pass: Vec<OwnedFd> = vec![qemu_console.into(), qemu_link.into(), qemu_qmp.into()];
+    pass.extend(counters);
     let console_stream = console.try_clone().map_err(sockets)?;
     let link = Link::new(link).map_err(sockets)?;
 
@@ -198,7 +206,16 @@ fn start(spec: &VmSpec) -> Result<Machine, BootError> {
     match Qmp::connect(qmp, timeout) {
         Ok(qmp) => {
             let serial_link = spec.serial_link;
-            Ok(Machine { process, link, qmp, console, console_stream, serial_link, qemu_log })
+            Ok(Machine {
+                process,
+                link,
+                qmp,
+                console,
+                cover,
+                console_stream,
+                serial_link,
+                qemu_log,
+            })
         }
         Err(error) => {
             let ended = process.wait(if matches!(error, QmpError::Timeout) {

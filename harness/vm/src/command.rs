@@ -1,5 +1,6 @@
 //! QEMU's command line and the kernel's. Pure text; tests can read it.
 
+use crate::cover::plugin_arg;
 use crate::{Accel, VmSpec};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -11,6 +12,8 @@ pub struct Fds {
     pub console: RawFd,
     pub link: RawFd,
     pub qmp: RawFd,
+    /// Shared memory of the coverage plugin, where `VmSpec::cover` asks for it.
+    pub cover: Option<RawFd>,
 }
 
 /// Why each is there:
@@ -79,6 +82,10 @@ pub fn qemu_args(spec: &VmSpec, fds: Fds) -> Vec<OsString> {
         add("-device virtserialport,chardev=link,name=hgm");
     }
     add(&format!("-chardev socket,id=qmp,fd={} -mon chardev=qmp,mode=control", fds.qmp));
+    if let (Some(cover), Some(fd)) = (&spec.cover, fds.cover) {
+        args.push("-plugin".into());
+        args.push(plugin_arg(cover, fd));
+    }
     args.push("-kernel".into());
     args.push(spec.kernel.clone().into());
     args.push("-initrd".into());
@@ -91,6 +98,7 @@ pub fn qemu_args(spec: &VmSpec, fds: Fds) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CoverSpec;
     use std::time::Duration;
 
     fn spec() -> VmSpec {
@@ -105,11 +113,12 @@ mod tests {
             boot_timeout: Duration::from_secs(1),
             extra_cmdline: String::new(),
             serial_link: false,
+            cover: None,
         }
     }
 
     fn text(spec: &VmSpec) -> String {
-        let fds = Fds { console: 3, link: 4, qmp: 5 };
+        let fds = Fds { console: 3, link: 4, qmp: 5, cover: Some(6) };
         let args = qemu_args(spec, fds);
         args.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join("|")
     }
@@ -147,6 +156,15 @@ mod tests {
         assert!(serial.contains("-serial|chardev:link"));
         assert!(!serial.contains("virtio"));
         assert!(serial.ends_with(" hgm.link=serial mem=1G x=y"), "{serial}");
+    }
+
+    #[test]
+    fn the_plugin_is_there_only_where_it_is_asked_for() {
+        assert!(!text(&spec()).contains("-plugin"));
+        let cover = CoverSpec { plugin: "/p.so".into(), ranges: Default::default() };
+        assert!(
+            text(&VmSpec { cover: Some(cover), ..spec() }).contains("-plugin|file=/p.so,fd=6|")
+        );
     }
 
     #[test]

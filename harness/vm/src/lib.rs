@@ -7,6 +7,7 @@
 mod boot;
 mod command;
 mod console;
+mod cover;
 mod link;
 mod probe;
 mod process;
@@ -14,6 +15,7 @@ mod qmp;
 
 pub use boot::BootError;
 pub use console::{HEAD_BYTES, PIN_BYTES, TAIL_BYTES};
+pub use cover::CoverSpec;
 pub use link::{Death, DeathKind, Vm};
 pub use probe::probe_accel;
 
@@ -60,4 +62,6 @@ pub struct VmSpec {
     pub extra_cmdline: String,
     /// Link over the second 8250 port instead of virtio-serial.
     pub serial_link: bool,
+    /// Count executed blocks of kernel text; TCG only.
+    pub cover: Option<CoverSpec>,
 }

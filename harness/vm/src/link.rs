@@ -2,8 +2,10 @@
 //! waits on the link and on the process at once, so a death is noticed while waiting for a reply.
 
 use crate::boot::{self, BootError, Machine};
+use crate::cover::Counters;
 use crate::process::poll_timeout;
 use crate::{VmSpec, qmp::QmpError};
+use case::cover::{SYMBOLS_MAX, Symbol};
 use case::limits::FRAME_BYTES_MAX;
 use case::link::{FromGuest, ToGuest};
 use case::profile::Profile;
@@ -212,6 +214,7 @@ pub struct Vm {
     executing: Option<u64>,
     /// Console offset at `Ready`.
     ready_at: u64,
+    asked_symbols: bool,
     dead: Option<DeathKind>,
 }
 
@@ -221,8 +224,15 @@ impl Vm {
     pub fn boot(spec: &VmSpec) -> Result<Vm, BootError> {
         let (machine, profile) = boot::boot(spec)?;
         let ready_at = machine.console.mark();
-        let outstanding = BTreeSet::new();
-        Ok(Vm { machine, profile, outstanding, executing: None, ready_at, dead: None })
+        Ok(Vm {
+            machine,
+            profile,
+            outstanding: BTreeSet::new(),
+            executing: None,
+            ready_at,
+            asked_symbols: false,
+            dead: None,
+        })
     }
 
     pub fn profile(&self) -> &Profile {
@@ -278,7 +288,15 @@ impl Vm {
             Some(FromGuest::Ready(_)) => {
                 return Err(Broken::Protocol("a second Ready".into()));
             }
-            Some(FromGuest::Log(_)) | None => {}
+            Some(FromGuest::Covered { id, .. }) => {
+                if !self.outstanding.contains(id) {
+                    return lie("measured", *id);
+                }
+            }
+            Some(FromGuest::Symbols { .. }) if !self.asked_symbols => {
+                return Err(Broken::Protocol("symbols nobody asked for".into()));
+            }
+            Some(FromGuest::Symbols { .. } | FromGuest::Log(_)) | None => {}
         }
         Ok(message)
     }
@@ -334,6 +352,32 @@ impl Vm {
         self.machine.console.mark()
     }
 
+    /// The kernel's text symbols in the order of /proc/kallsyms, as the guest tells them; to be
+    /// asked while no run is outstanding.
+    pub fn symbols(&mut self, timeout: Duration) -> Result<Vec<Symbol>, Death> {
+        self.asked_symbols = true;
+        self.send(&ToGuest::Symbols)?;
+        let deadline = Instant::now() + timeout;
+        let mut all = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.recv(left)? {
+                Some(FromGuest::Symbols { part, more }) => {
+                    all.extend(part);
+                    if all.len() > SYMBOLS_MAX {
+                        return Err(self.die(Broken::Protocol("symbols without end".into())));
+                    }
+                    if !more {
+                        self.asked_symbols = false;
+                        return Ok(all);
+                    }
+                }
+                Some(_) => {}
+                None => return Err(self.give_up()),
+            }
+        }
+    }
+
     /// What is kept of the console from offset `mark` on; never blocks.
     pub fn console_since(&self, mark: u64) -> Vec<u8> {
         self.machine.console.since(mark)
@@ -342,6 +386,12 @@ impl Vm {
     /// Id of the last run that started and has not ended.
     pub fn executing(&self) -> Option<u64> {
         self.executing
+    }
+
+    /// Cells of the coverage ranges that were executed since the last call, ascending; empty for
+    /// a VM that counts nothing.
+    pub fn covered(&mut self) -> Vec<u32> {
+        self.machine.cover.as_mut().map(Counters::moved).unwrap_or_default()
     }
 
     pub fn pid(&self) -> u32 {

@@ -133,6 +133,7 @@ mod tests {
             boot_timeout: Duration::from_secs(1),
             extra_cmdline: String::new(),
             serial_link: false,
+            cover: None,
         }
     }
 

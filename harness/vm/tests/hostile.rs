@@ -56,6 +56,7 @@ fn spec(body: &str) -> (VmSpec, TempDir) {
         boot_timeout: Duration::from_secs(10),
         extra_cmdline: String::new(),
         serial_link: false,
+        cover: None,
     };
     (spec, dir)
 }

@@ -104,6 +104,7 @@ pub fn run(lane: &mut Lane, line: u16, op: &Op) -> Reply {
     if armed {
         crate::special::fail_nth_end();
     }
+    crate::kcov::collect();
     let late = timeout::end(board, lane.slot);
     let interrupted = status == Status::Err(libc::EINTR as u16);
     if late == Late::Forced || late == Late::Signalled && interrupted {

@@ -4,7 +4,7 @@
 
 use crate::board::{Board, NONE};
 use crate::exec::{self, Lane, Outcome, Reply, plain, skip};
-use crate::{guard, look, special, sys, timeout};
+use crate::{guard, kcov, look, special, sys, timeout};
 use case::Op;
 use case::observation::{Output, SignalSeen, Skip, Spot, Status, View};
 use case::value::{ProcId, What};
@@ -90,6 +90,7 @@ fn serve(lane: &mut Lane, me: ProcId, sock: i32) -> ! {
     lane.strays.clear();
     (lane.slot, lane.proc) = (usize::from(me.0), me.0);
     special::forget_poison();
+    kcov::in_child();
     timeout::enroll(lane.shared.board, lane.slot);
     let mut code = 0;
     loop {
@@ -112,6 +113,7 @@ fn serve(lane: &mut Lane, me: ProcId, sock: i32) -> ! {
             break;
         }
     }
+    kcov::stop();
     // SAFETY: ends the process without running anything of the parent's.
     unsafe { libc::_exit(code) }
 }

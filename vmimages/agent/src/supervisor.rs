@@ -4,7 +4,7 @@
 use crate::board::Board;
 use crate::init::Settings;
 use crate::link::Link;
-use crate::{sabotage, sys, worker};
+use crate::{kcov, sabotage, symbols, sys, worker};
 use case::link::{FromGuest, RunOutcome, RunRequest, ToGuest};
 use case::profile::Profile;
 use case::wire::{self, Decoder};
@@ -18,8 +18,8 @@ const EXTRA_MS: u64 = 5_000;
 const CANARY_MS: u64 = 10_000;
 /// How long killed processes may take to go.
 const REAP_MS: u64 = 2_000;
-/// Bytes of one answer of the worker.
-const ANSWER_BYTES_MAX: usize = case::limits::FRAME_BYTES_MAX + wire::HEADER_BYTES;
+/// Bytes of one answer of the worker: what it covered, and what it saw.
+const ANSWER_BYTES_MAX: usize = 2 * (case::limits::FRAME_BYTES_MAX + wire::HEADER_BYTES);
 
 struct Worker {
     pid: i32,
@@ -114,6 +114,23 @@ impl Supervisor<'_> {
             ToGuest::Run(request) => self.queue.push_back(request),
             ToGuest::Sabotage(how) => sabotage::commit(how),
             ToGuest::Poweroff => crate::init::power_off(),
+            ToGuest::Symbols => self.say_symbols(),
+            ToGuest::Cover(ranges) => {
+                if let Err(why) = kcov::prepare(ranges) {
+                    sys::say(&format!("no coverage: {why}"));
+                }
+            }
+        }
+    }
+
+    fn say_symbols(&mut self) {
+        let mut parts = symbols::parts().into_iter().peekable();
+        if parts.peek().is_none() {
+            self.say(&FromGuest::Symbols { part: Vec::new(), more: false });
+        }
+        while let Some(part) = parts.next() {
+            let more = parts.peek().is_some();
+            self.say(&FromGuest::Symbols { part, more });
         }
     }
 

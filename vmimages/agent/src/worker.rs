@@ -6,7 +6,7 @@ use crate::board::{Board, PAR_SLOT};
 use crate::exec::{self, Lane, Reply, Shared};
 use crate::ops_proc::{self, Remote};
 use crate::views::{self, Subject};
-use crate::{canary, guard, handler, look, ops_map, special, sys, timeout};
+use crate::{canary, guard, handler, kcov, look, ops_map, special, sys, timeout};
 use case::link::{Canary, FromGuest, Look, RunOutcome, RunRequest};
 use case::observation::{Counters, FaultSeen, LineObs, Observation, Skip, Status};
 use case::program::Act;
@@ -25,7 +25,7 @@ pub const CLEAN: u8 = 0;
 pub const USED: u8 = 1;
 
 /// Serves requests: u32 length and a postcard `RunRequest`; answers are a byte [`CLEAN`] or
-/// [`USED`], a u32 length and a wire frame that goes to the host as it is.
+/// [`USED`], a u32 length and wire frames that go to the host as they are.
 pub fn serve(sock: i32, board: &'static Board) -> Result<(), i32> {
     // A fault and its handler take turns: on one CPU that is a switch, on two it is a wake-up
     // of an idle CPU. Only `par` threads run side by side. First touches stay on one node too.
@@ -35,6 +35,7 @@ pub fn serve(sock: i32, board: &'static Board) -> Result<(), i32> {
     timeout::enroll(board, 0);
     timeout::start(board).map_err(|e| e.raw_os_error().unwrap_or(libc::ENOMEM))?;
     warm_up();
+    kcov::start();
     let mut fresh = true;
     loop {
         let mut head = [0u8; 4];
@@ -46,9 +47,12 @@ pub fn serve(sock: i32, board: &'static Board) -> Result<(), i32> {
         let mut body = vec![0u8; len];
         sys::read_exact(sock, &mut body)?;
         let request = postcard::from_bytes::<RunRequest>(&body).map_err(|_| libc::EBADMSG)?;
+        kcov::clear();
         let (outcome, mut used) = run(board, &request, fresh);
         fresh = false;
-        let (frame, too_big) = done_frame(request.id, outcome)?;
+        let mut frame = covered_frame(request.id);
+        let (done, too_big) = done_frame(request.id, outcome)?;
+        frame.extend_from_slice(&done);
         used |= too_big;
         let mut answer = Vec::with_capacity(frame.len() + 5);
         answer.push(if used { USED } else { CLEAN });
@@ -72,6 +76,15 @@ fn warm_up() {
     let _ = look::vmas(pid, at, 4096, true);
     let _ = look::status(pid);
     look::counters();
+}
+
+/// What goes ahead of the result where the host wants coverage; else nothing.
+fn covered_frame(id: u64) -> Vec<u8> {
+    if !kcov::is_on() {
+        return Vec::new();
+    }
+    kcov::collect();
+    wire::encode(&FromGuest::Covered { id, cells: kcov::cells() }).unwrap_or_default()
 }
 
 fn done_frame(id: u64, outcome: RunOutcome) -> Result<(Vec<u8>, bool), i32> {
@@ -394,6 +407,7 @@ fn par_thread(
     sys::pin_to_cpu(slot - PAR_SLOT);
     guard::signal_stack();
     timeout::enroll(shared.board, slot);
+    kcov::start();
     let mut lane = Lane::new(shared, slot, 0);
     let mut replies = Vec::with_capacity(ops.len());
     ready.fetch_add(1, SeqCst);
@@ -405,6 +419,7 @@ fn par_thread(
     }
     let strays = std::mem::take(&mut lane.strays);
     drop(lane);
+    kcov::stop();
     guard::drop_signal_stack();
     (replies, strays)
 }

@@ -51,6 +51,7 @@ pub fn spec_of(kernel: &Kernel) -> (VmSpec, TempDir) {
         boot_timeout: Duration::from_secs(90),
         extra_cmdline: String::new(),
         serial_link: false,
+        cover: None,
     };
     (spec, dir)
 }
