@@ -93,6 +93,7 @@ pub struct KernelArgs {
 pub enum KernelVerb {
     Add(KernelAddArgs),
     List(KernelListArgs),
+    Selftest(KernelSelftestArgs),
 }
 
 /// Register a kernel, so that other verbs can name it.
@@ -113,6 +114,30 @@ pub struct KernelAddArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm kernel list\n  hgm kernel list --json")]
 pub struct KernelListArgs {}
+
+/// Provoke real faults in guests of a debug kernel and show whether each one is seen.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:\n  hgm kernel selftest kasan-6.1\n  hgm kernel selftest kasan-6.1 \
+                        --only use-after-free --times 5\n\nFaults are made by LKDTM \
+                        (CONFIG_LKDTM); build with --patch vmimages/selftest for all of them.\n\
+                        Ends with 102 if a fault is missed or blamed wrongly."
+)]
+pub struct KernelSelftestArgs {
+    /// Registered kernel, by name or shortest unique prefix.
+    #[arg(value_name = "KERNEL")]
+    pub kernel: String,
+    /// Provoke each fault this often, each time in a fresh guest.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub times: u32,
+    /// Only this fault; may be repeated.
+    #[arg(long, value_name = "FAULT", action = ArgAction::Append)]
+    pub only: Vec<String>,
+    /// Keep the console text of each report in this folder.
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
+}
 
 /// Fuzz a kernel: make programs, run them in VMs, judge every result, keep what is new.
 #[derive(Clone, Debug, Args)]

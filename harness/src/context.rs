@@ -44,10 +44,19 @@ impl Context {
 
     /// The kernel configured or named by `--kernel`; if none is, the only one registered.
     pub fn kernel(&self) -> Result<Kernel, ExpectedError> {
+        self.choose(self.config.kernel.as_deref())
+    }
+
+    /// The kernel of this name or shortest unique prefix.
+    pub fn kernel_named(&self, word: &str) -> Result<Kernel, ExpectedError> {
+        self.choose(Some(word))
+    }
+
+    fn choose(&self, word: Option<&str>) -> Result<Kernel, ExpectedError> {
         let mut known = vmimages::kernels(&self.home);
         let names: Vec<String> = known.iter().map(|kernel| kernel.id.clone()).collect();
         let add = "register one: hgm kernel add debian:6.1, or hgm kernel add BZIMAGE";
-        let Some(word) = &self.config.kernel else {
+        let Some(word) = word else {
             return match (known.pop(), names.len()) {
                 (Some(only), 1) => Ok(only),
                 (None, _) => Err(ExpectedError::config("no kernel registered", add)),

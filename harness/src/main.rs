@@ -16,6 +16,7 @@ mod guest;
 mod pool;
 mod progress;
 mod render;
+mod selftest;
 mod signals;
 mod term;
 mod triage;

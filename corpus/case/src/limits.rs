@@ -30,6 +30,8 @@ pub const RUNS_MAX: usize = 1 << 16;
 pub const EVENTS_MAX: usize = 256;
 /// Pages one page-table view may cover.
 pub const VIEW_PAGES_MAX: u32 = 64 << 10;
+/// Bytes in the name of an LKDTM crash type.
+pub const CRASH_TYPE_BYTES_MAX: usize = 64;
 /// Base page, in bytes.
 pub const PAGE: u64 = 4096;
 /// Offsets inside a page of the two words that carry content tags.

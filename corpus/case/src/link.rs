@@ -82,6 +82,9 @@ pub enum ToGuest {
     Hello,
     Run(RunRequest),
     Sabotage(Sabotage),
+    /// Have the kernel make a real fault, by its LKDTM crash type; the guest answers `Provoked`.
+    /// Names are at most [`crate::limits::CRASH_TYPE_BYTES_MAX`] long.
+    Provoke(String),
     Poweroff,
     /// The guest answers with all its `Symbols`.
     Symbols,
@@ -119,6 +122,10 @@ pub enum FromGuest {
     Done {
         id: u64,
         outcome: RunOutcome,
+    },
+    /// The crash type was written (0), is still at work (0), or was refused with this errno.
+    Provoked {
+        errno: u16,
     },
     /// A line for the host's log.
     Log(String),

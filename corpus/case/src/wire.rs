@@ -171,7 +171,7 @@ pub fn check_from_guest(message: &FromGuest) -> Result<(), WireError> {
             }
             Ok(())
         }
-        FromGuest::Executing { .. } => Ok(()),
+        FromGuest::Executing { .. } | FromGuest::Provoked { .. } => Ok(()),
         FromGuest::Done { outcome, .. } => match outcome {
             RunOutcome::Finished(observation) => check_observation(observation),
             RunOutcome::WorkerDied { .. } | RunOutcome::WorkerHung { .. } => Ok(()),

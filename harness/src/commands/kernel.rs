@@ -12,6 +12,7 @@ pub fn run(args: &KernelArgs, ctx: &Context) -> anyhow::Result<Exit> {
     match &args.verb {
         KernelVerb::Add(args) => add(args, ctx),
         KernelVerb::List(_) => Ok(list(ctx)),
+        KernelVerb::Selftest(args) => super::selftest::run(args, ctx),
     }
 }
 

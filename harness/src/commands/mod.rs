@@ -10,3 +10,4 @@ pub mod kernel;
 pub mod regress;
 pub mod repro;
 pub mod run;
+pub mod selftest;

@@ -219,6 +219,7 @@ impl Worker {
                     }
                     FromGuest::Ready(_)
                     | FromGuest::Executing { .. }
+                    | FromGuest::Provoked { .. }
                     | FromGuest::Symbols { .. }
                     | FromGuest::Covered { .. } => Ok(()),
                 }

@@ -296,7 +296,8 @@ impl Vm {
             Some(FromGuest::Symbols { .. }) if !self.asked_symbols => {
                 return Err(Broken::Protocol("symbols nobody asked for".into()));
             }
-            Some(FromGuest::Symbols { .. } | FromGuest::Log(_)) | None => {}
+            Some(FromGuest::Symbols { .. } | FromGuest::Provoked { .. } | FromGuest::Log(_))
+            | None => {}
         }
         Ok(message)
     }

@@ -17,6 +17,7 @@ mod ops_proc;
 mod ops_special;
 mod ops_uffd;
 mod probe;
+mod provoke;
 mod sabotage;
 mod scratch;
 mod special;

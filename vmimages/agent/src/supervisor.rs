@@ -4,7 +4,7 @@
 use crate::board::Board;
 use crate::init::Settings;
 use crate::link::Link;
-use crate::{kcov, sabotage, symbols, sys, worker};
+use crate::{kcov, provoke, sabotage, symbols, sys, worker};
 use case::link::{FromGuest, RunOutcome, RunRequest, ToGuest};
 use case::profile::Profile;
 use case::wire::{self, Decoder};
@@ -113,6 +113,10 @@ impl Supervisor<'_> {
             ToGuest::Hello => self.say(&FromGuest::Ready(profile.clone())),
             ToGuest::Run(request) => self.queue.push_back(request),
             ToGuest::Sabotage(how) => sabotage::commit(how),
+            ToGuest::Provoke(name) => {
+                let errno = provoke::provoke(&name);
+                self.say(&FromGuest::Provoked { errno });
+            }
             ToGuest::Poweroff => crate::init::power_off(),
             ToGuest::Symbols => self.say_symbols(),
             ToGuest::Cover(ranges) => {
