@@ -76,12 +76,18 @@ const ALSO_MAX: u32 = 4096;
 
 /// Installs the handlers for the process.
 pub fn install() {
+    // The watchdog's signals queue up while a long fault is in the kernel. Taken one after the
+    // other they fit on the signal stack, nested they run over it.
+    let faults = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+    let breaks = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: sigaction with a handler that only touches thread-local cells and its own context.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_signal as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-        for signo in [libc::SIGSEGV, libc::SIGBUS, break_signal()] {
+        for (signo, flags) in
+            [(libc::SIGSEGV, faults), (libc::SIGBUS, faults), (break_signal(), breaks)]
+        {
+            action.sa_flags = flags;
             libc::sigaction(signo, &action, std::ptr::null_mut());
         }
     }
