@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail};
 use case::link::{FromGuest, Look, RunOutcome, RunRequest, ToGuest};
-use case::{Program, Verdict};
+use case::{Profile, Program, Verdict};
 use oracles::known::Known;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
     let (mut guest, mut slow) = (Duration::ZERO, 0u32);
     let queue = queue(files, programs, seed, &profile)?;
     for (name, program) in queue {
-        let outcome = match run(&mut vm, done, &program) {
+        let outcome = match patient(&mut vm, done, &program, &profile, &known) {
             Ok(outcome) => outcome,
             Err(e) => {
                 let first = format!("{e:#}");
@@ -160,19 +160,46 @@ fn note(
     Ok(())
 }
 
-fn run(vm: &mut Vm, id: u64, program: &Program) -> Result<RunOutcome> {
+/// Milliseconds until an op is broken off: many programs wait for what never comes.
+const OP_TIMEOUT_MS: u32 = 1500;
+/// The same for a program whose op did not come back: a busy machine only needs more time.
+const OP_PATIENCE_MS: u32 = 15_000;
+
+/// Runs a program, and again with more time if something in it seems to hang.
+fn patient(
+    vm: &mut Vm,
+    id: u64,
+    program: &Program,
+    profile: &Profile,
+    known: &Known,
+) -> Result<RunOutcome> {
+    let outcome = run(vm, id, program, OP_TIMEOUT_MS)?;
+    let late = match &outcome {
+        RunOutcome::WorkerHung { .. } => true,
+        RunOutcome::Finished(seen) => {
+            match oracles::judge::judge(program, seen, profile, known).verdict {
+                Verdict::Violation(v) => v.class.ends_with("->hang"),
+                _ => false,
+            }
+        }
+        _ => false,
+    };
+    if late { run(vm, id, program, OP_PATIENCE_MS) } else { Ok(outcome) }
+}
+
+fn run(vm: &mut Vm, id: u64, program: &Program, op_timeout_ms: u32) -> Result<RunOutcome> {
     let request = RunRequest {
         id,
         program: program.clone(),
         look: Look::Each,
         fresh: false,
         canary: None,
-        op_timeout_ms: 1500,
+        op_timeout_ms,
     };
     let dead =
         |d: vm::Death| anyhow::anyhow!("{:?}\n{}", d.kind, String::from_utf8_lossy(&d.console));
     vm.send(&ToGuest::Run(request)).map_err(dead)?;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while Instant::now() < deadline {
         match vm.recv(Duration::from_secs(5)).map_err(dead)? {
             Some(FromGuest::Done { id: got, outcome }) if got == id => return Ok(outcome),
