@@ -9,9 +9,9 @@ use crate::mutants::Mutant;
 use crate::step::{Cx, Out};
 use crate::world::{Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::{Spot, Word, event};
+use case::observation::{Spot, Status, Word, event};
 use case::program::HANDLER_SERIAL;
-use case::{Family, Policy, ProcId, Prot, Tag, UffdFeatures, UffdModes};
+use case::{Family, Op, Policy, ProcId, Prot, Tag, UffdFeatures, UffdModes};
 
 /// Direction of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,14 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
         return Round::Ended(SEGV_ACCERR);
     }
     let unit = vma.unit_addr(addr);
-    let Some(entry) = w.entry(proc, unit) else {
+    let entry = w.entry(proc, unit);
+    if entry.is_none_or(|e| e.slot == Slot::Unsure)
+        && let Some(body) = across_the_end(w, cx, &vma, addr)
+    {
+        w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp: false }));
+        return Round::Again;
+    }
+    let Some(entry) = entry else {
         return fill(w, proc, &vma, addr, access, false);
     };
     match entry.slot {
@@ -455,15 +462,39 @@ fn absent_by_evidence(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
     }
     let features = w.uffds.get(&uffd).map(|u| u.features).unwrap_or_default();
     if features.has(UffdFeatures::SIGBUS) {
-        return matches!(cx.obs.status, case::observation::Status::Signal(s)
+        return matches!(cx.obs.status, Status::Signal(s)
             if s.signo == 7 && same_page(s.at, addr));
     }
-    if matches!(cx.obs.status, case::observation::Status::Timeout) {
+    if matches!(cx.obs.status, Status::Timeout) {
         return true;
     }
     cx.obs.events.iter().any(|e| {
         e.event == event::PAGEFAULT && e.flags & event::FLAG_WP == 0 && same_page(e.at, addr)
     })
+}
+
+/// The page beyond the end of a shmem file that a huge page across the end brings along: shmem is
+/// mapped so by intent, and whether the block was mapped already is the kernel's choice
+/// (finish_fault, filemap_map_pages: "shmem/tmpfs ... intentionally mapped with PMDs across
+/// i_size"). `None` if the access was refused, or if no such page can be.
+fn across_the_end(w: &mut World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> Option<BodyId> {
+    let (key, idx) = vma.file_unit(addr).filter(|_| !vma.is_hugetlb())?;
+    let (at, size) = (idx * PAGE, w.files[key].size);
+    let across = at >= size.next_multiple_of(PAGE) && at - at % PMD < size;
+    if !across || !w.files[key].maybe_huge {
+        return None;
+    }
+    let body = w.cached(vma, addr)?;
+    if !matches!(cx.op, Op::Read { .. } | Op::Write { .. }) {
+        w.blur("a kernel access beyond the end of a file with huge pages");
+        return Some(body);
+    }
+    // One entry maps the block: what let the page before this one pass lets this one.
+    let before = vma.unit_addr(addr) - PAGE;
+    let inside = (at - PAGE) / PMD == at / PMD && at - PAGE >= size.next_multiple_of(PAGE);
+    let passed = |e: Entry| matches!(e.slot, Slot::Page(_));
+    let refused = matches!(cx.obs.status, Status::Signal(s) if same_page(s.at, addr));
+    (!refused || inside && w.entry(cx.proc, before).is_some_and(passed)).then_some(body)
 }
 
 fn same_page(spot: Spot, addr: u64) -> bool {
@@ -511,6 +542,7 @@ fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why:
 
 fn answer_minor(w: &mut World, proc: ProcId, vma: &Vma, addr: u64) -> bool {
     let Some(body) = w.cached(vma, addr) else { return false };
+    prepared(w, proc, vma, addr);
     let entry = Entry { slot: Slot::Page(body), wp: false };
     w.set_entry(proc, vma.unit_addr(addr), Some(entry));
     true

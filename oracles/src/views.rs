@@ -2,6 +2,7 @@
 //! may choose is read here and taken over (witness), never predicted.
 
 use crate::mutants::Mutant;
+use crate::ops::file::zap;
 use crate::rules::*;
 use crate::step::{Cx, Out};
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
@@ -135,11 +136,12 @@ fn page(
     let entry = w.entry(proc, unit);
     let (want, mask) = bits_of(w, vma, entry);
     if bits & mask != want & mask {
-        let class = format!("{}:{}", entry_class(w, vma, entry), diff_class(want, bits, mask));
+        let class =
+            format!("{}:{}", entry_class(w, vma, unit, entry), diff_class(want, bits, mask));
         return Err(cx.broken(
             O_PAGEMAP,
             &class,
-            at_text(addr, &format!("{} ({})", bits_text(want), entry_class(w, vma, entry))),
+            at_text(addr, &format!("{} ({})", bits_text(want), entry_class(w, vma, unit, entry))),
             bits_text(bits),
         ));
     }
@@ -184,6 +186,12 @@ fn holds_zeroes(w: &World, entry: &Entry) -> bool {
 /// An unsure entry becomes what was seen.
 fn settle(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, seen: &PageRun) {
     if seen.bits & pm::PRESENT == 0 {
+        let poisoned = w.cached(vma, unit).is_some_and(|body| w.bodies[body].poisoned);
+        if poisoned && seen.bits & (pm::SWAP | pm::UFFD_WP) == pm::SWAP {
+            // It was mapped when memory failure came.
+            w.set_entry(proc, unit, Some(Entry { slot: Slot::HwPoison, wp: false }));
+            return;
+        }
         let marked = seen.bits & pm::UFFD_WP != 0 && vma.armed(UffdModes::WP);
         let marker = Entry { slot: Slot::Marker, wp: false };
         w.set_entry(proc, unit, marked.then_some(marker));
@@ -218,7 +226,8 @@ fn bits_of(w: &World, vma: &Vma, entry: Option<Entry>) -> (u8, u8) {
         Slot::Marker if w.mutated(Mutant::MarkerInvisible) => (0, all),
         Slot::Marker => (swap_if_base | pm::UFFD_WP, all),
         Slot::UffdPoison => (swap_if_base, all),
-        // Splitting a huge file page drops its mapping before poison can replace it.
+        // Splitting a huge file page drops its mapping before poison can replace it: "file pages
+        // can simply be left unmapped" (unmap_folio).
         Slot::HwPoison if maybe_huge(w, vma) => (0, 0),
         // FILE of a poison entry follows the page it stood for: both spellings are accepted.
         Slot::HwPoison => (swap_if_base, all & !pm::FILE),
@@ -381,7 +390,7 @@ fn diff_class(want: u8, got: u8, mask: u8) -> String {
 }
 
 /// The sort of an entry, for signatures and feedback.
-pub fn entry_class(w: &World, vma: &Vma, entry: Option<Entry>) -> String {
+pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> String {
     let size = match vma.unit {
         PageSize::Base => "base",
         PageSize::Huge2M => "2m",
@@ -396,7 +405,7 @@ pub fn entry_class(w: &World, vma: &Vma, entry: Option<Entry>) -> String {
     };
     let slot = match entry.map(|e| e.slot) {
         // Somebody waits for a page that appears here without an event.
-        None if vma.armed(UffdModes::MISSING) => "none-armed",
+        None if vma.armed(UffdModes::MISSING) || awaited(w, vma, unit) => "none-armed",
         None => "none",
         Some(Slot::Marker) => "marker",
         Some(Slot::UffdPoison) => "uffd-poison",
@@ -408,6 +417,13 @@ pub fn entry_class(w: &World, vma: &Vma, entry: Option<Entry>) -> String {
     };
     let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
     format!("{kind}-{size}-{slot}{wp}")
+}
+
+/// Does another mapping of the same shmem page wait for it? Filling the file fills it there too.
+fn awaited(w: &World, vma: &Vma, unit: u64) -> bool {
+    let Some((key, idx)) = vma.file_unit(unit).filter(|_| !vma.is_hugetlb()) else { return false };
+    let found = zap::mappings(w, key, idx * PAGE, (idx + 1) * PAGE);
+    found.iter().any(|m| m.vma.armed(UffdModes::MISSING))
 }
 
 /// What smaps and status must add up to over a range.
@@ -434,6 +450,8 @@ fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frames) -> Sums 
             (Slot::Page(b), true) if frames.mapcount(b) >= 2 => sums.hugetlb_shared += kb,
             (Slot::Page(_), true) => sums.hugetlb_private += kb,
             (Slot::HwPoison, true) => sums.hugetlb_poisoned += kb,
+            // The mapping of a huge file page goes when it is split for the poison.
+            (Slot::HwPoison, false) if maybe_huge(w, vma) => sums.rss_max += kb,
             (Slot::Page(_) | Slot::HwPoison, false) => {
                 sums.rss_min += kb;
                 sums.rss_max += kb;
@@ -515,7 +533,9 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
         let got = obs.flags.contains(letters);
         if got != want {
             let name = String::from_utf8_lossy(letters).into_owned();
-            let class = format!("{name}:{}", if want { "missing" } else { "extra" });
+            let gone = want && letters[0] == b'u' && w.unregister_refused;
+            let sort = if want { "missing" } else { "extra" };
+            let class = format!("{name}:{sort}{}", if gone { ":refused" } else { "" });
             let text = |on: bool| format!("VmFlags {}{name}", if on { "" } else { "without " });
             return Err(cx.broken(O_VMFLAGS, &class, at_text(vma.start, &text(want)), text(got)));
         }
@@ -594,7 +614,8 @@ fn mincore(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, runs: &[(u32, bool)]
             if let Some(vma) = w.vma_at(proc, addr) {
                 let want = resident_of(w, proc, vma, addr);
                 if want.is_some_and(|want| want != *resident) {
-                    let class = entry_class(w, vma, w.entry(proc, vma.unit_addr(addr)));
+                    let unit = vma.unit_addr(addr);
+                    let class = entry_class(w, vma, unit, w.entry(proc, unit));
                     let text = |on: bool| if on { "resident" } else { "not resident" };
                     return Err(cx.broken(
                         O_MINCORE,

@@ -224,6 +224,9 @@ pub struct World {
     pub reserve_divided: bool,
     /// An mbind took effect: a range may have the policy that another mbind asks for.
     pub policies_set: bool,
+    /// An UNREGISTER was refused at a mapping behind others that it had to leave as they were
+    /// (C-34): what shows of them is a class of its own.
+    pub unregister_refused: bool,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.
@@ -328,6 +331,7 @@ impl World {
             no_wait: false,
             reserve_divided: false,
             policies_set: false,
+            unregister_refused: false,
             forked: false,
             blurred: None,
         }

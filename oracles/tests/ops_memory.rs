@@ -46,6 +46,25 @@ impl Seen {
         let runs = words.iter().map(|w| ContentRun { pages: 1, head: *w, tail: *w });
         self.out(Output::Content(runs.collect()))
     }
+    /// A look at page tables: runs of pages with the same bits.
+    fn pages(mut self, proc: u8, at: Place, runs: &[(u32, u8, u32)]) -> Self {
+        let one = |(pages, bits, frame): &(u32, u8, u32)| PageRun {
+            pages: *pages,
+            bits: *bits,
+            frame: *frame,
+            kpage: None,
+        };
+        let runs = runs.iter().map(one).collect();
+        self.obs.views.push(View::Pages { proc: case::ProcId(proc), at, runs });
+        self
+    }
+    /// A look at one mapping: its VmFlags and counters.
+    fn mapping(mut self, at: Place, len: u64, flags: &[[u8; 2]], kb: &[(&str, u64)]) -> Self {
+        let kb = kb.iter().map(|(label, n)| ((*label).to_owned(), *n)).collect();
+        let vma = VmaObs { at, len, perms: 0xb, flags: flags.to_vec(), kb, off: 0, numa: None };
+        self.obs.views.push(View::Vmas { proc: case::ProcId(0), at, len, vmas: vec![vma] });
+        self
+    }
     fn event(mut self, code: u8, at: Place, len: u64) -> Self {
         let at = Spot::In(at);
         let uffd = case::UffdId(0);
@@ -77,6 +96,7 @@ fn profile(new: bool) -> Profile {
         thp: true,
         collapse: true,
         unpoison: true,
+        nodes: 1,
         thp_enabled: "never".into(),
         thp_shmem: "never".into(),
         ..Profile::default()
@@ -423,4 +443,203 @@ fn populate_stops_where_a_page_cannot_be_had() {
         err("mlock at=r2 len=2M", ENOMEM),
         ok("mlock at=r1 len=2M").free_rsvd(7, 7),
     ]);
+}
+
+const FILE_PAGE: u8 = pm::PRESENT | pm::FILE;
+
+#[test]
+fn a_huge_shmem_page_may_reach_across_the_end() {
+    let bus =
+        |at: Place| Status::Signal(SignalSeen { signo: 7, code: 2, at: Spot::In(at), lsb: 0 });
+    let lines = |collapse: bool, stop: Place| {
+        let mut lines = vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M share=shared from=f0"),
+            ok("write at=r0 len=4K"),
+            ok("ftruncate file=f0 len=8"),
+        ];
+        if collapse {
+            lines.push(ok("madvise at=r0 len=2M advice=collapse"));
+        }
+        lines.push(with("write at=r0+1M len=2M", bus(stop)));
+        lines
+    };
+    passes(lines(true, Place::new(0, 1 << 20)));
+    passes(lines(true, Place::new(0, 2 << 20)));
+    breaks("H-076", lines(true, Place::new(0, 3 << 19)));
+    passes(lines(false, Place::new(0, 1 << 20)));
+    breaks("H-076", lines(false, Place::new(0, 2 << 20)));
+}
+
+#[test]
+fn a_hugetlb_file_keeps_no_page_beyond_its_new_size() {
+    let lines = |free: i64| {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("fallocate file=f0 len=8M flags=keep_size").free_rsvd(4, 0),
+            ok("ftruncate file=f0 len=4M").free_rsvd(free, 0),
+        ]
+    };
+    passes(lines(6));
+    breaks("X-02", lines(4));
+}
+
+#[test]
+fn fork_copies_what_a_minor_fault_was_answered_with() {
+    let minor = |mut seen: Seen| {
+        let (uffd, at) = (case::UffdId(0), Spot::In(Place::new(0, 0)));
+        let (event, flags) = (event::PAGEFAULT, event::FLAG_MINOR);
+        seen.obs.events.push(FaultSeen { uffd, event, flags, at, to: at, len: 0, answer: 0 });
+        seen
+    };
+    let lines = |childs: &[(u32, u8, u32)]| {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("fallocate file=f0 len=2M").free_rsvd(7, 0),
+            ok("mmap at=r0 len=2M from=f0").free_rsvd(7, 1),
+            ok("u0 = uffd features=minor_hugetlbfs handler=copy"),
+            with("register uffd=u0 at=r0 len=2M modes=minor", Status::Ok(0x18c)),
+            minor(ok("read at=r0 len=4K").reads(&[Word::Zero])),
+            ok("p1 = fork").pages(1, Place::new(0, 0), childs),
+        ]
+    };
+    passes(lines(&[(512, FILE_PAGE, 512)]));
+    breaks("O-006", lines(&[(512, 0, 0)]));
+}
+
+#[test]
+fn one_remove_event_may_tell_of_neighbours_that_merged() {
+    let lines = |advice: &'static str, events: &[(u64, u64)]| {
+        let mut gone = ok("madvise at=r0 len=4M advice=dontneed");
+        for (off, len) in events {
+            gone = gone.event(event::REMOVE, Place::new(0, *off), *len);
+        }
+        vec![
+            ok("u0 = uffd features=event_remove handler=copy"),
+            ok("mmap at=r0 len=4M"),
+            with("register uffd=u0 at=r0 len=4M modes=missing", Status::Ok(0x13c)),
+            ok("madvise at=r0+2M len=2M advice=hugepage"),
+            ok(advice),
+            gone,
+        ]
+    };
+    let (same, other) = ("madvise at=r0 len=4M advice=hugepage", "madvise at=r1 len=0 advice=cold");
+    const M2: u64 = 2 << 20;
+    passes(lines(same, &[(0, 2 * M2)]));
+    passes(lines(same, &[(0, M2), (M2, M2)]));
+    passes(lines(other, &[(0, M2), (M2, M2)]));
+    breaks("U-062", lines(other, &[(0, 2 * M2)]));
+    breaks("U-062", lines(same, &[(0, M2)]));
+}
+
+#[test]
+fn a_default_policy_divides_a_mapping_that_had_another() {
+    let lines = |first: &'static str, last: u16| {
+        vec![
+            ok("mmap at=r0 len=4M"),
+            ok(first),
+            ok("mbind at=r0 len=2M mode=default"),
+            ok("u0 = uffd features=missing_shmem handler=copy"),
+            with("register uffd=u0 at=r0 len=4M modes=missing", Status::Ok(0x13c)),
+            err("continue uffd=u0 at=r0 len=4M", last),
+        ]
+    };
+    let own = "mbind at=r0 len=4M mode=interleave nodes=n0";
+    passes(lines(own, 2));
+    passes(lines("mbind at=r0 len=4M mode=default", EINVAL));
+    breaks("U-038", lines("mbind at=r0 len=4M mode=default", 2));
+}
+
+#[test]
+fn poison_may_take_the_mapping_of_a_huge_file_page() {
+    let flags = [*b"rd", *b"wr", *b"sh"];
+    let lines = |collapse: bool, rss: u64| {
+        let mut lines = vec![ok("mmap at=r0 len=2M share=shared"), ok("write at=r0 len=2M")];
+        if collapse {
+            lines.push(ok("madvise at=r0 len=2M advice=collapse"));
+        }
+        let look = ok("observe at=r0 len=2M what=smaps");
+        let left = if collapse { 0 } else { pm::SWAP };
+        let look = look.pages(0, Place::new(0, 0), &[(1, left, 0), (511, FILE_PAGE, 2)]);
+        let last = look.mapping(Place::new(0, 0), 2 << 20, &flags, &[("Rss", rss)]);
+        lines.extend([poisoned("madvise at=r0 len=4K advice=hwpoison", true), last]);
+        lines
+    };
+    let plain = |rss| verdict(true, lines(false, rss), 1);
+    assert_eq!(plain(2048), None);
+    assert_eq!(plain(2044).as_deref(), Some("O-031"));
+    assert_eq!(verdict(true, lines(true, 2044), 1), None);
+    assert_eq!(verdict(true, lines(true, 2052), 1).as_deref(), Some("O-031"));
+}
+
+#[test]
+fn poison_stays_where_a_huge_file_page_was_mapped() {
+    let (first, second) = (Place::new(0, 0), Place::new(1, 0));
+    let lines = |bits: u8| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M share=shared from=f0"),
+            ok("mmap at=r1 len=4M share=shared from=f0"),
+            ok("write at=r1 len=4M"),
+            ok("madvise at=r0 len=2M advice=collapse"),
+            poisoned("madvise at=r0 len=4K advice=hwpoison", true),
+            ok("observe at=r0 len=4K").pages(0, first, &[(1, 0, 0)]).pages(
+                0,
+                second,
+                &[(1, bits, 0)],
+            ),
+        ]
+    };
+    assert_eq!(verdict(true, lines(pm::SWAP), 1), None);
+    assert_eq!(verdict(true, lines(0), 1), None);
+    assert_eq!(verdict(true, lines(pm::SWAP | pm::UFFD_WP), 1).as_deref(), Some("O-006"));
+}
+
+#[test]
+fn a_pin_does_not_hide_why_a_block_may_not_collapse() {
+    let lines = |armed: bool, errno: u16| {
+        let mut lines = vec![
+            ok("mmap at=r0 len=2M"),
+            ok("read at=r0 len=4K").reads(&[Word::Zero]),
+            ok("g0 = pin at=r0+500K len=4K flags=write"),
+        ];
+        if armed {
+            lines.push(ok("u0 = uffd features=missing_shmem"));
+            let mask = Status::Ok(0x13c);
+            lines.push(with("register uffd=u0 at=r0 len=2M modes=missing", mask));
+        }
+        lines.push(err("madvise at=r0 len=2M advice=collapse", errno));
+        lines
+    };
+    passes(lines(true, EBUSY));
+    passes(lines(true, EINVAL));
+    passes(lines(false, 11));
+    breaks("A-003", lines(false, EINVAL));
+}
+
+#[test]
+fn pages_near_a_pin_may_still_be_shared_after_fork() {
+    let lines = |pin: bool, got: i32| {
+        let mut lines = vec![ok("mmap at=r0 len=2M"), ok("write at=r0 len=2M")];
+        if pin {
+            lines.push(ok("g0 = pin at=r0+1M len=4K flags=write"));
+        }
+        let moved = ok("p1: move_pages at=r0 len=4K node=0").out(Output::Nodes(vec![got]));
+        lines.extend([ok("p1 = fork"), moved]);
+        lines
+    };
+    assert_eq!(verdict(false, lines(true, -13), 0), None);
+    assert_eq!(verdict(false, lines(true, 0), 0), None);
+    assert_eq!(verdict(false, lines(true, -14), 0).as_deref(), Some("M-002"));
+}
+
+#[test]
+fn poison_wants_the_right_to_read_by_name() {
+    let lines = |map: &'static str| {
+        vec![ok(map), err("madvise at=r0 len=2M advice=hwpoison", 14).free_rsvd(8, 1)]
+    };
+    passes(lines("mmap at=r0 len=2M prot=write page=2M"));
+    breaks("A-091", lines("mmap at=r0 len=2M page=2M"));
 }

@@ -106,7 +106,9 @@ fn ftruncate(w: &mut World, cx: &Cx<'_>, key: FileKey, len: u64) -> Out {
     }
     cx.only(rule, Want::Ok(0))?;
     w.files[key].size = len;
-    if len <= size && !w.mutated(Mutant::TruncateKeepsPages) {
+    // hugetlbfs truncates whatever the old size was (hugetlb_vmtruncate), so pages preallocated
+    // beyond both ends go even when the file grows; shmem keeps them (shmem_setattr).
+    if (huge || len <= size) && !w.mutated(Mutant::TruncateKeepsPages) {
         space::truncate(w, cx, key, len);
     }
     Ok(())

@@ -152,7 +152,10 @@ fn slot_wants(
             // 6.12 guesses from the folio whether others map a page (M-002): after a fork any
             // part of a THP may look shared.
             let guessed = w.family == Family::U612 && w.forked && !vma.is_hugetlb();
-            let elsewhere = w.mapcount(body) > 1 || w.bodies[body].file.is_some() || guessed;
+            let elsewhere = w.mapcount(body) > 1
+                || w.bodies[body].file.is_some()
+                || w.bodies[body].loose
+                || guessed;
             if node.is_some() && elsewhere && !flags.has(MoveFlags::ALL) {
                 wants.push(EACCES_SLOT);
             }
@@ -167,8 +170,8 @@ fn slot_wants(
                 wants.push(EFAULT_SLOT);
             }
             let class = match (hidden, addr % vma.unit_bytes() >= PAGE) {
-                (true, _) => "page:prot-none",
-                (false, true) => "page:inside-huge",
+                (_, true) => "page:inside-huge",
+                (true, false) => "page:prot-none",
                 (false, false) => "page",
             };
             (class, wants)
@@ -225,13 +228,24 @@ fn mbind(
     let picked = cx.pick(M_MBIND, &wants)?;
     // EIO after moving means that some page stayed; the policy holds all the same (M-010).
     let applied = picked == 0 || flags.any(MoveFlags::MOVE | MoveFlags::ALL);
-    if applied && !split && mode != NumaMode::Default {
+    if applied && !split {
+        let own = mode != NumaMode::Default;
         w.numa_bound |= mode == NumaMode::Bind;
-        w.policies_set = true;
-        // Another policy is another VMA, even where nothing else differs.
-        w.change_vmas(cx.proc, at.addr(), end, |v| v.policy = Some((mode, nodes)));
+        w.policies_set |= own;
+        set_policy(w, cx, at.addr(), end, own.then_some((mode, nodes)));
     }
     Ok(())
+}
+
+/// Another policy is another VMA, even where nothing else differs; MPOL_DEFAULT takes a policy
+/// away (mbind(2)), and where a VMA has the policy asked for nothing is split (mbind_range).
+fn set_policy(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, policy: Option<(NumaMode, Nodes)>) {
+    for vma in w.vmas_in(cx.proc, start, end) {
+        if vma.policy != policy {
+            let (from, to) = (vma.start.max(start), vma.end.min(end));
+            w.change_vmas(cx.proc, from, to, |v| v.policy = policy);
+        }
+    }
 }
 
 /// The boundary at the front is cut before the one at the end is refused.

@@ -3,7 +3,7 @@
 super::rules! { FILE:
     H001 "H-001" "memfd_create makes a file of any page size the kernel has; a size it has not is ENODEV.", "memfd_create, hugetlb_file_setup; memfd_create(2)";
     H003 "H-003" "A hugetlbfs mount exists for each pool and takes new files.", "hugetlbfs_fill_super; hugetlbpage.rst";
-    H010 "H-010" "ftruncate of a hugetlb file: a length that is not whole huge pages is EINVAL, before the seals; a sealed direction is EPERM; else 0.", "hugetlbfs_setattr; ftruncate(2), fcntl(2)";
+    H010 "H-010" "ftruncate of a hugetlb file: a length that is not whole huge pages is EINVAL, before the seals; a sealed direction is EPERM; else 0, and no page is left beyond the new size.", "hugetlbfs_setattr, hugetlb_vmtruncate; ftruncate(2), fcntl(2)";
     S010 "S-010" "ftruncate of a shmem file: a sealed direction is EPERM, else 0; what lies beyond the new size is gone.", "shmem_setattr; ftruncate(2), fcntl(2)";
     H020 "H-020" "fallocate: length 0 is EINVAL, growth of a grow-sealed file EPERM even with KEEP_SIZE.", "vfs_fallocate, hugetlbfs_fallocate, shmem_fallocate; fallocate(2), fcntl(2)";
     H021 "H-021" "fallocate of a hugetlb file fills every huge page the range touches, from the file's reservation first, else from unreserved pages; none left is ENOSPC.", "hugetlbfs_fallocate, alloc_huge_page; fallocate(2), hugetlbfs_reserv.rst";

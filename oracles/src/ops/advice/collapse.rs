@@ -180,10 +180,17 @@ fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
     if any(&|e| e.wp || closed(e)) {
         return Chance { works: huge, ..INVALID };
     }
-    let held = |e: &Entry| matches!(e.slot, Slot::Page(body) if pinned(w, body));
-    if any(&held) {
-        return Chance { works: huge, invalid: false, busy: false, again: true };
+    let held = any(&|e: &Entry| matches!(e.slot, Slot::Page(body) if pinned(w, body)));
+    let mut chance = unpinned_chance(w, vma, &all, huge);
+    if held {
+        // Whichever refusal the walk over the block meets first (hpage_collapse_scan_pmd).
+        chance.works = huge;
+        chance.again = true;
     }
+    chance
+}
+
+fn unpinned_chance(w: &World, vma: &Vma, all: &[Option<Entry>], huge: bool) -> Chance {
     let pages = all.iter().flatten().filter(|e| matches!(e.slot, Slot::Page(_))).count();
     let armed = vma.uffd.is_some();
     if pages == 0 || !vma.prot.has(case::Prot::WRITE) {

@@ -8,9 +8,11 @@ use crate::touch::{Access, Touch, touch};
 use crate::world::{BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::Spot;
-use case::{Family, Place, ProcId};
+use case::{Family, Place, ProcId, Prot};
 
 const THP: u64 = 2 << 20;
+/// A page of the range could not be had.
+const NEXT_FAILED: case::observation::Status = case::observation::Status::Err(EFAULT as u16);
 
 /// What the walk met at one address.
 enum Met {
@@ -23,6 +25,12 @@ enum Met {
 
 /// Reads the page at an address in, as the injection does.
 fn meet(w: &mut World, cx: &Cx<'_>, at: u64) -> Out<Met> {
+    let unreadable = w.vma_at(cx.proc, at).is_some_and(|v| !v.prot.has(Prot::READ));
+    if unreadable && cx.obs.status == NEXT_FAILED {
+        // The right to read is wanted by name, but the fast path never asks for it (G-001,
+        // get_user_pages_fast): a present page may be had all the same.
+        return Ok(Met::Bad);
+    }
     match touch(w, cx, cx.proc, at, Access::Read)? {
         Touch::Fault { .. } => return Ok(Met::Bad),
         Touch::Blocks => return Ok(Met::Blocks),
@@ -54,9 +62,6 @@ fn stop(w: &mut World, cx: &Cx<'_>, met: &Met) -> Out {
 }
 
 /// MADV_HWPOISON of [start, end).
-/// The page after this one could not be had.
-const NEXT_FAILED: case::observation::Status = case::observation::Status::Err(EFAULT as u16);
-
 pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
     if !w.profile.unpoison && cx.obs.status == case::observation::Status::Err(EINVAL as u16) {
         return cx.errno(H090, EINVAL);
