@@ -21,6 +21,11 @@ const QUIET: &[(&str, &str)] = &[
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "4294967295"),
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs", "4294967295"),
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan", "1"),
+    // It still takes a look when the first process with huge pages comes: let it find nothing to do.
+    ("/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none", "0"),
+    ("/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_shared", "0"),
+    // With that limit off its default, huge pages with zero parts would be split under pressure.
+    ("/sys/kernel/mm/transparent_hugepage/shrink_underused", "0"),
     ("/sys/kernel/mm/ksm/run", "0"),
     ("/proc/sys/kernel/numa_balancing", "0"),
     ("/proc/sys/vm/compaction_proactiveness", "0"),
