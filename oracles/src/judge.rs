@@ -6,10 +6,11 @@
 
 use crate::known::Known;
 use crate::mutants::Mutant;
+use crate::racing::{brought_along, fills, private_holes, raced};
 use crate::rules::*;
 use crate::step::{Cx, LineNote, Out, status_text, step};
 use crate::views;
-use crate::world::{Entry, ExpectedEvent, Slot, World};
+use crate::world::{ExpectedEvent, Slot, World};
 use case::observation::{Counters, FaultSeen, LineObs, Observation, Pool, Spot, Status, event};
 use case::{Act, Op, PageSize, Place, ProcId, Profile, Program, Verdict, Violation};
 use std::cell::RefCell;
@@ -161,6 +162,7 @@ impl<'a> Walk<'a> {
             self.world.blur("a par block changed mappings");
             return Ok(());
         }
+        let holes = private_holes(&self.world);
         let mut last = None;
         for (op, line) in threads.iter().flatten().zip(first..) {
             let obs = &self.obs.lines[usize::from(line)];
@@ -173,6 +175,9 @@ impl<'a> Walk<'a> {
         }
         for op in threads.iter().flatten() {
             brought_along(&mut self.world, op);
+        }
+        if holes.iter().any(|hole| hole.filled_twice(&self.world)) {
+            self.world.blur("a private mapping looked at a hole while another filled it");
         }
         self.states.insert(hash(&["par", if self.world.blurred.is_some() { "-" } else { "+" }]));
         match last {
@@ -468,100 +473,6 @@ fn unfollowed(w: &mut World, op: &Op) {
         Op::Mremap { .. } => w.reserve_divided = true,
         _ => {}
     }
-}
-
-/// Ops that put pages where none are, or look, and change nothing else.
-fn fills(op: &Op) -> bool {
-    use case::Advice;
-    match op {
-        Op::Read { .. }
-        | Op::Write { .. }
-        | Op::Continue { .. }
-        | Op::Copy { .. }
-        | Op::Zeropage { .. }
-        | Op::Wake { .. }
-        | Op::VmRead { .. }
-        | Op::Pread { .. }
-        | Op::Fstat { .. } => true,
-        Op::Madvise { advice, .. } => matches!(
-            advice,
-            Advice::PopulateRead | Advice::PopulateWrite | Advice::WillNeed | Advice::Normal
-        ),
-        _ => false,
-    }
-}
-
-/// What is left unknown by an op that raced with others.
-fn raced(w: &mut World, op: &Op, explained: bool) {
-    let (at, len, stores) = match op {
-        Op::Write { at, len } | Op::Copy { at, len, .. } => (*at, len.0, true),
-        Op::Read { at, len }
-        | Op::Continue { at, len, .. }
-        | Op::Zeropage { at, len, .. }
-        | Op::Madvise { at, len, .. }
-        | Op::VmRead { at, len, .. } => (*at, len.0, false),
-        _ => return,
-    };
-    let mut page = at.addr() - at.addr() % case::limits::PAGE;
-    while page < at.addr() + len {
-        if let (true, Some(body)) = (stores, crate::ops::access::body_at(w, ProcId(0), page)) {
-            let sub = w.vma_at(ProcId(0), page).map_or(0, |v| World::sub_page(v, page));
-            w.bodies[body].vague.insert(sub);
-        }
-        if !explained && !unsettle(w, page) {
-            w.blur("racing ops on huge pages did not end as in reading order");
-            return;
-        }
-        page += case::limits::PAGE;
-    }
-}
-
-/// A read fault maps cached neighbours, and which were cached when it ran is not known.
-fn brought_along(w: &mut World, op: &Op) {
-    let (at, len) = match op {
-        Op::Read { at, len }
-        | Op::Write { at, len }
-        | Op::Madvise { at, len, .. }
-        | Op::VmRead { at, len, .. } => (at.addr(), len.0),
-        _ => return,
-    };
-    for vma in w.vmas_in(ProcId(0), at, at + len) {
-        if vma.is_hugetlb() {
-            continue;
-        }
-        if vma.file_unit(vma.start).is_none() {
-            // A zero page, or a page of the THP another thread brought.
-            zeros_unsure(w, &vma);
-            continue;
-        }
-        let start = vma.start.max(vma.unit_addr(at).saturating_sub(AROUND));
-        let end = vma.end.min((at + len).next_multiple_of(case::limits::PAGE) + AROUND);
-        crate::touch::haze(w, ProcId(0), start, end, |w, page| w.cached(&vma, page).is_some());
-    }
-}
-
-fn zeros_unsure(w: &mut World, vma: &crate::world::Vma) {
-    let Some(p) = w.proc_mut(ProcId(0)) else { return };
-    for (_, entry) in p.entries.range_mut(vma.start..vma.end) {
-        if entry.slot == Slot::Zero {
-            entry.slot = Slot::Unsure;
-        }
-    }
-}
-
-/// Reach of a read fault, bytes: the fault-around window of both kernels.
-const AROUND: u64 = 64 << 10;
-
-/// Leaves it to the next look what stands at a page; not possible for huge pages, whose pools
-/// depend on it.
-fn unsettle(w: &mut World, page: u64) -> bool {
-    let Some(vma) = w.vma_at(ProcId(0), page) else { return true };
-    if vma.is_hugetlb() || vma.is_private() {
-        return false;
-    }
-    let entry = Entry { slot: Slot::Unsure, wp: false };
-    w.set_entry(ProcId(0), page, Some(entry));
-    true
 }
 
 /// The place an op is about, for feedback.

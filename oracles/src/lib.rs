@@ -12,6 +12,7 @@ pub mod judge;
 pub mod known;
 pub mod mutants;
 pub mod ops;
+mod racing;
 pub mod rules;
 pub mod step;
 pub mod touch;

@@ -245,6 +245,11 @@ fn fill_shmem(
     marker: bool,
 ) -> Round {
     let Some((key, idx)) = vma.file_unit(addr) else { return Round::Ended(BUS_ADRERR) };
+    if access == Access::Write {
+        // A store into a private mapping prepares it before the page is looked for, so also when
+        // there is none to be had (do_cow_fault).
+        prepared(w, proc, vma, addr);
+    }
     let beyond = idx * PAGE >= w.files[key].size.next_multiple_of(PAGE);
     if beyond && !w.mutated(Mutant::ShmemNoEof) {
         return Round::Ended(BUS_ADRERR);

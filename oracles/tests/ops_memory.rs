@@ -1,9 +1,12 @@
 //! Files, mappings and advice: hand-made observations that must pass or break exactly one rule.
 //! What real kernels do is proved elsewhere; here stand the rules a kernel may get wrong.
 
+#[path = "ops_memory/sharing.rs"]
+mod sharing;
+
 use case::observation::*;
 use case::{Place, Profile, Program, UffdFeatures, Verdict};
-use oracles::judge::judge;
+use oracles::judge::{Report, judge};
 use oracles::known::Known;
 
 /// One line of a program with what it gave.
@@ -103,8 +106,8 @@ fn profile(new: bool) -> Profile {
     }
 }
 
-/// The rule the observation breaks, if any; `poisoned` pages stay counted at the end.
-fn verdict(new: bool, lines: Vec<Seen>, poisoned: i64) -> Option<String> {
+/// What the judge says; `poisoned` pages stay counted at the end.
+fn report(new: bool, lines: Vec<Seen>, poisoned: i64) -> Report {
     let text: String = lines.iter().map(|l| format!("{}\n", l.text)).collect();
     let program: Program = case::text::parse(&format!("hgm 1\n{text}")).expect("a program");
     let mut after = counters();
@@ -117,7 +120,12 @@ fn verdict(new: bool, lines: Vec<Seen>, poisoned: i64) -> Option<String> {
         fresh: true,
         nanos: 0,
     };
-    let report = judge(&program, &obs, &profile(new), &Known::default());
+    judge(&program, &obs, &profile(new), &Known::default())
+}
+
+/// The rule the observation breaks, if any.
+fn verdict(new: bool, lines: Vec<Seen>, poisoned: i64) -> Option<String> {
+    let report = report(new, lines, poisoned);
     match report.verdict {
         Verdict::Pass => {
             assert_eq!(report.blurred, None, "judged to the end");

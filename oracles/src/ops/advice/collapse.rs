@@ -256,8 +256,8 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
         // The huge zero page was there already.
         return;
     }
-    // A block that was huge before stays as it is, still shared with other processes.
-    let shared = seen_bits(cx, cx.proc, at).map(|bits| bits & pm::EXCLUSIVE == 0);
+    // A block that was huge before stays as it is, and what other processes map of it shared.
+    let shared = still_shared(w, cx, at, &all);
     let copies = !may_be_huge(&all) || shared == Some(false);
     for (page, entry) in (at..at + BLOCK).step_by(PAGE as usize).zip(all) {
         let body = match entry.map(|e| e.slot) {
@@ -269,6 +269,17 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
         let wp = entry.is_some_and(|e| e.wp);
         w.set_entry(cx.proc, page, Some(Entry { slot: Slot::Page(body), wp }));
     }
+}
+
+/// Whether the first page of a block that other processes map too is still theirs, if a look
+/// says so.
+fn still_shared(w: &World, cx: &Cx<'_>, at: u64, all: &[Option<Entry>]) -> Option<bool> {
+    let page = (at..at + BLOCK).step_by(PAGE as usize).zip(all).find(|(_, e)| others_map(w, e))?.0;
+    seen_bits(cx, cx.proc, page).map(|bits| bits & pm::EXCLUSIVE == 0)
+}
+
+fn others_map(w: &World, entry: &Option<Entry>) -> bool {
+    matches!(entry, Some(Entry { slot: Slot::Page(body), .. }) if w.mapcount(*body) > 1)
 }
 
 fn file_made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: u64) {
@@ -311,6 +322,10 @@ fn maybe_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
     let chance = chance(w, cx, vma, at);
     let Backing::File { key, off } = vma.backing else {
         if chance.works && vma.uffd.is_none() {
+            let all = entries(w, cx, at);
+            if still_shared(w, cx, at, &all) == Some(false) {
+                return made_huge(w, cx, vma, at);
+            }
             for page in (at..at + BLOCK).step_by(PAGE as usize) {
                 let open = match w.entry(cx.proc, page).map(|e| e.slot) {
                     None | Some(Slot::Zero) => true,

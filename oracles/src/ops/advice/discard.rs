@@ -51,7 +51,8 @@ pub(super) fn dontneed(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) 
         zap::restore(w, &freed);
     } else {
         // With surplus pages the guarantee is documented as lost.
-        zap::maybe_restore(w, cx, part.vma.unit, &freed);
+        let taken = zap::Taken { alone: freed, ..zap::Taken::default() };
+        zap::maybe_restore(w, cx, part.vma.unit, &taken);
     }
     Ok(Step::Done)
 }

@@ -5,7 +5,7 @@ use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want, signal_text};
 use crate::touch::{Access, Touch, touch};
-use crate::world::{BodyId, Entry, Slot, Vma, World};
+use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::Spot;
 use case::{Family, Place, ProcId, Prot};
@@ -48,7 +48,12 @@ fn meet(w: &mut World, cx: &Cx<'_>, at: u64) -> Out<Met> {
 fn may_be_thp(w: &World, vma: &Vma, at: u64) -> bool {
     let block = at - at % THP;
     let fits = block >= vma.start && block + THP <= vma.end;
-    fits && !vma.is_hugetlb() && w.profile.thp
+    let wanted = match vma.backing {
+        Backing::Anon => true,
+        // Files have huge pages where the setting says so, or after a collapse.
+        Backing::File { key, .. } => w.files[key].maybe_huge || !matches!(w.thp_shmem, 0 | 4),
+    };
+    fits && wanted && !vma.is_hugetlb() && w.profile.thp
 }
 
 /// End of the walk at a page that cannot be read, or that waits.
@@ -230,6 +235,7 @@ pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
             // Failure may have come at this page or, for a longer range, at a later one.
             let units = (end - at).div_ceil(vma.unit_bytes()) as i64;
             w.hw_pages.1 += units;
+            perhaps_read(w, cx, at + vma.unit_bytes(), end);
             let wants = [Want::Ok(0), Want::Err(EBUSY), Want::Err(ENOMEM)];
             return cx.pick(A094, &wants).map(|_| ());
         }
@@ -238,10 +244,29 @@ pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
         if at < end && may_be_thp(w, &vma, at) {
             // The rest of a huge page is skipped, if it was one.
             w.hw_pages.1 += ((end - at) / PAGE) as i64;
+            perhaps_read(w, cx, at, end);
             done = 1;
             break;
         }
     }
     w.hw_pages.0 += done;
     cx.only(A094, Want::Ok(0))
+}
+
+/// The walk may have come by here and read the pages in, or not.
+fn perhaps_read(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) {
+    for vma in w.vmas_in(cx.proc, start, end) {
+        let mut at = vma.unit_addr(start.max(vma.start));
+        while at < end.min(vma.end) {
+            let none = w.entry(cx.proc, at).is_none();
+            if none && vma.backing != Backing::Anon && w.cached(&vma, at).is_none() {
+                w.blur("soft offlining may have filled holes of a file");
+                return;
+            }
+            if none {
+                w.set_entry(cx.proc, at, Some(Entry { slot: Slot::Unsure, wp: false }));
+            }
+            at += vma.unit_bytes();
+        }
+    }
 }

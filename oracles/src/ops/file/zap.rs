@@ -2,8 +2,9 @@
 //! what a private mapping's reservation gets back.
 
 use crate::step::Cx;
-use crate::world::{Backing, Entry, FileKey, ResvKey, Slot, Vma, World};
+use crate::world::{Backing, BodyId, Entry, FileKey, ResvKey, Slot, Vma, World};
 use case::{Family, PageSize, ProcId, UffdModes};
+use std::collections::BTreeSet;
 
 /// A part of a VMA that maps a part of a file.
 #[derive(Clone, Debug)]
@@ -54,11 +55,20 @@ pub fn mappings(w: &World, key: FileKey, from: u64, to: u64) -> Vec<Mapping> {
     found
 }
 
-/// Takes the entries of [start, end) of one VMA out.
+/// Takes the entries of [start, end) of one VMA out; what no other mapping keeps is freed.
 pub fn zap(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64, how: Zap) -> Vec<Freed> {
+    let owned = take_out(w, proc, vma, start, end, how);
+    let gone = |body: BodyId| !w.forked || w.mapcount(body) == 0;
+    owned.into_iter().filter(|(_, body)| gone(*body)).map(|(freed, _)| freed).collect()
+}
+
+/// A page of a reservation's owner that was taken out of its page table.
+type Owned = (Freed, BodyId);
+
+fn take_out(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64, how: Zap) -> Vec<Owned> {
     let Some(p) = w.proc(proc) else { return Vec::new() };
     let entries: Vec<(u64, Entry)> = p.entries.range(start..end).map(|(a, e)| (*a, *e)).collect();
-    let mut freed = Vec::new();
+    let mut owned = Vec::new();
     for (at, entry) in entries {
         let own = match entry.slot {
             Slot::Page(body) => w.bodies[body].file.is_none(),
@@ -74,15 +84,11 @@ pub fn zap(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64, how: Za
             // the counters stand until then no document says.
             w.pool_state_mut(vma.unit).witness = true;
         }
-        let last = match entry.slot {
-            Slot::Page(body) => own && vma.is_hugetlb() && w.mapcount(body) == 1,
-            _ => false,
-        };
         w.set_entry(proc, at, leaves_marker(vma, entry, how));
-        let (true, Some(resv)) = (last, vma.resv) else { continue };
-        freed.extend(vma.file_unit(at).map(|(_, idx)| (resv, idx)));
+        let (Slot::Page(body), true, Some(resv)) = (entry.slot, own, vma.resv) else { continue };
+        owned.extend(vma.file_unit(at).map(|(_, idx)| ((resv, idx), body)));
     }
-    freed
+    owned
 }
 
 fn stays(vma: &Vma, slot: Slot, own: bool, how: Zap) -> bool {
@@ -105,13 +111,46 @@ fn leaves_marker(vma: &Vma, entry: Entry, how: Zap) -> Option<Entry> {
     stays.then_some(Entry { slot: Slot::Marker, wp: true })
 }
 
+/// Owner's pages that a change of the file took from everybody.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Only the owner mapped them.
+    pub alone: Vec<Freed>,
+    /// Children mapped them too, and who unmapped them last nobody knows.
+    pub shared: Vec<Freed>,
+}
+
 /// Takes a file range out of every page table.
-pub fn zap_file(w: &mut World, key: FileKey, from: u64, to: u64, how: Zap) -> Vec<Freed> {
-    let mut freed = Vec::new();
-    for m in mappings(w, key, from, to) {
-        freed.extend(zap(w, m.proc, &m.vma, m.start, m.end, how));
+pub fn zap_file(w: &mut World, key: FileKey, from: u64, to: u64, how: Zap) -> Taken {
+    let found = mappings(w, key, from, to);
+    let shared = mapped_twice(w, &found);
+    let mut owned = Vec::new();
+    for m in found {
+        owned.extend(take_out(w, m.proc, &m.vma, m.start, m.end, how));
     }
-    freed
+    let (mut taken, forked) = (Taken::default(), w.forked);
+    for (freed, body) in owned {
+        if !shared.contains(&body) {
+            taken.alone.push(freed);
+        } else if !forked || w.mapcount(body) == 0 {
+            taken.shared.push(freed);
+        }
+    }
+    taken
+}
+
+/// Huge pages of their own that more than one process maps.
+fn mapped_twice(w: &World, found: &[Mapping]) -> BTreeSet<BodyId> {
+    let mut shared = BTreeSet::new();
+    for m in found.iter().filter(|m| w.forked && m.vma.resv.is_some()) {
+        let Some(p) = w.proc(m.proc) else { continue };
+        let bodies = p.entries.range(m.start..m.end).filter_map(|(_, e)| match e.slot {
+            Slot::Page(body) => Some(body),
+            _ => None,
+        });
+        shared.extend(bodies.filter(|body| w.mapcount(*body) > 1));
+    }
+    shared
 }
 
 /// Gives reservations back (H-102): their next touch is guaranteed again.
@@ -124,18 +163,31 @@ pub fn restore(w: &mut World, freed: &[Freed]) {
 /// Reservations of pages freed by other means than MADV_DONTNEED: rules do not say whether they
 /// come back (H-013 and the intent of H-102 differ), so the counters decide; without counters,
 /// what the kernel family does.
-pub fn maybe_restore(w: &mut World, cx: &Cx<'_>, page: PageSize, freed: &[Freed]) {
-    if freed.is_empty() {
+///
+/// 6.12 gives them back when the owner is the last to unmap (__unmap_hugepage_range), so for pages
+/// that children shared it depends on who came first.
+pub fn maybe_restore(w: &mut World, cx: &Cx<'_>, page: PageSize, taken: &Taken) {
+    if taken.alone.is_empty() && taken.shared.is_empty() {
         return;
     }
     let mut back = w.clone();
-    restore(&mut back, freed);
-    let chosen = match seen_rsvd(cx, page) {
-        Some(seen) => seen == back.pool_now(page).rsvd,
-        None => w.family == Family::U612,
-    };
-    if chosen {
-        *w = back;
+    restore(&mut back, &taken.alone);
+    let mut all = back.clone();
+    restore(&mut all, &taken.shared);
+    let rsvd = |w: &World| w.pool_now(page).rsvd;
+    match seen_rsvd(cx, page) {
+        Some(seen) if seen == rsvd(&back) => *w = back,
+        Some(seen) if seen == rsvd(&all) => *w = all,
+        Some(seen) if rsvd(&back) < seen && seen < rsvd(&all) => {
+            w.blur("some of the pages that children shared gave their reservation back");
+        }
+        None if w.family == Family::U612 => {
+            *w = back;
+            if !taken.shared.is_empty() {
+                w.blur("pages that children shared may have given their reservation back");
+            }
+        }
+        _ => {}
     }
 }
 

@@ -176,7 +176,11 @@ fn move_to(w: &mut World, cx: &Cx<'_>, mut ask: Ask) -> Out {
     }
     let mut other = Vec::new();
     match resize_check(w, cx, &ask) {
-        Err((rule, errno)) => return fails(w, cx, rule, read, &[Want::Err(errno)]),
+        Err((rule, errno)) => {
+            // What was unmapped on the way stays unmapped, and is told.
+            w.expected_events.extend(late);
+            return fails(w, cx, rule, read, &[Want::Err(errno)]);
+        }
         Ok(true) => other.push(Want::Err(EFAULT)),
         Ok(false) => {}
     }
@@ -184,6 +188,7 @@ fn move_to(w: &mut World, cx: &Cx<'_>, mut ask: Ask) -> Out {
         other.push(Want::Err(ENOMEM));
     }
     if !other.is_empty() && matches!(cx.obs.status, Status::Err(_)) {
+        w.expected_events.extend(late);
         return fails(w, cx, V041, read, &other);
     }
     let dest = if ask.fixed { ask.to } else { chosen(w, cx, &ask)? };

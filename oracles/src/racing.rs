@@ -1,0 +1,131 @@
+//! What ops of a `par` block leave unknown: they are not atomic, and which came first nobody saw.
+//! Only marks what later looks decide; it judges nothing.
+
+use crate::ops::access::body_at;
+use crate::touch::haze;
+use crate::world::{Entry, FileKey, Slot, Vma, World};
+use case::limits::PAGE;
+use case::{Advice, Op, ProcId};
+
+/// Ops that put pages where none are, or look, and change nothing else.
+pub fn fills(op: &Op) -> bool {
+    match op {
+        Op::Read { .. }
+        | Op::Write { .. }
+        | Op::Continue { .. }
+        | Op::Copy { .. }
+        | Op::Zeropage { .. }
+        | Op::Wake { .. }
+        | Op::VmRead { .. }
+        | Op::Pread { .. }
+        | Op::Fstat { .. } => true,
+        Op::Madvise { advice, .. } => matches!(
+            advice,
+            Advice::PopulateRead | Advice::PopulateWrite | Advice::WillNeed | Advice::Normal
+        ),
+        _ => false,
+    }
+}
+
+/// What is left unknown by an op that raced with others.
+pub fn raced(w: &mut World, op: &Op, explained: bool) {
+    let (at, len, stores) = match op {
+        Op::Write { at, len } | Op::Copy { at, len, .. } => (*at, len.0, true),
+        Op::Read { at, len }
+        | Op::Continue { at, len, .. }
+        | Op::Zeropage { at, len, .. }
+        | Op::Madvise { at, len, .. }
+        | Op::VmRead { at, len, .. } => (*at, len.0, false),
+        _ => return,
+    };
+    let mut page = at.addr() - at.addr() % PAGE;
+    while page < at.addr() + len {
+        if let (true, Some(body)) = (stores, body_at(w, ProcId(0), page)) {
+            let sub = w.vma_at(ProcId(0), page).map_or(0, |v| World::sub_page(v, page));
+            w.bodies[body].vague.insert(sub);
+        }
+        if !explained && !unsettle(w, page) {
+            w.blur("racing ops on huge pages did not end as in reading order");
+            return;
+        }
+        page += PAGE;
+    }
+}
+
+/// A huge page that a private mapping shows neither of its own nor of the file.
+pub struct PrivateHole {
+    at: u64,
+    key: FileKey,
+    idx: u64,
+}
+
+impl PrivateHole {
+    /// The file and the private mapping have a page there now: which came first says whether it is
+    /// one page or two.
+    pub fn filled_twice(&self, w: &World) -> bool {
+        w.files[self.key].cache.contains_key(&self.idx) && w.entry(ProcId(0), self.at).is_some()
+    }
+}
+
+/// The holes of private mappings of huge pages.
+pub fn private_holes(w: &World) -> Vec<PrivateHole> {
+    let Some(p) = w.proc(ProcId(0)) else { return Vec::new() };
+    let mut found = Vec::new();
+    for vma in p.vmas.values().filter(|v| v.is_hugetlb() && v.is_private()) {
+        for at in (vma.start..vma.end).step_by(vma.unit_bytes() as usize) {
+            let Some((key, idx)) = vma.file_unit(at) else { continue };
+            if !p.entries.contains_key(&at) && !w.files[key].cache.contains_key(&idx) {
+                found.push(PrivateHole { at, key, idx });
+            }
+        }
+    }
+    found
+}
+
+/// A read fault maps cached neighbours, and which were cached when it ran is not known.
+pub fn brought_along(w: &mut World, op: &Op) {
+    let (at, len) = match op {
+        Op::Read { at, len }
+        | Op::Write { at, len }
+        | Op::Madvise { at, len, .. }
+        | Op::VmRead { at, len, .. } => (at.addr(), len.0),
+        _ => return,
+    };
+    for vma in w.vmas_in(ProcId(0), at, at + len) {
+        if vma.is_hugetlb() {
+            continue;
+        }
+        if vma.file_unit(vma.start).is_none() {
+            // A zero page, or a page of the THP another thread brought.
+            zeros_unsure(w, &vma);
+            continue;
+        }
+        let start = vma.start.max(vma.unit_addr(at).saturating_sub(AROUND));
+        let end = vma.end.min((at + len).next_multiple_of(PAGE) + AROUND);
+        haze(w, ProcId(0), start, end, |w, page| w.cached(&vma, page).is_some());
+    }
+}
+
+fn zeros_unsure(w: &mut World, vma: &Vma) {
+    let Some(p) = w.proc_mut(ProcId(0)) else { return };
+    for (_, entry) in p.entries.range_mut(vma.start..vma.end) {
+        if entry.slot == Slot::Zero {
+            entry.slot = Slot::Unsure;
+        }
+    }
+}
+
+/// Reach of a read fault, bytes: the fault-around window of both kernels.
+const AROUND: u64 = 64 << 10;
+
+/// Leaves it to the next look what stands at a page; not possible for huge pages, whose pools
+/// depend on it.
+fn unsettle(w: &mut World, page: u64) -> bool {
+    let Some(vma) = w.vma_at(ProcId(0), page) else { return true };
+    if vma.is_hugetlb() || vma.is_private() {
+        return false;
+    }
+    let entry = Entry { slot: Slot::Unsure, wp: false };
+    w.set_entry(ProcId(0), page, Some(entry));
+    true
+}

@@ -1,0 +1,144 @@
+//! Pages that several mappings or processes share, and what one of them does to the others.
+
+use super::*;
+
+const START: Place = Place::new(0, 0);
+
+#[test]
+fn what_a_failed_move_unmapped_is_told() {
+    let lines = |moved: Seen| {
+        vec![
+            ok("u0 = uffd features=event_unmap handler=copy"),
+            ok("mmap at=r0 len=16K"),
+            with("register uffd=u0 at=r0+8K len=8K modes=missing", Status::Ok(0x13c)),
+            moved,
+        ]
+    };
+    let moved = || err("mremap at=r0 len=16K new=12K to=r1 flags=maymove,fixed", 14);
+    passes(lines(moved().event(event::UNMAP, Place::new(0, 12 << 10), 4096)));
+    breaks("U-062", lines(moved()));
+}
+
+#[test]
+fn truncation_gives_back_what_children_shared_or_not() {
+    let lines = |free: i64, rsvd: i64| {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M from=f0").free_rsvd(8, 2),
+            ok("write at=r0 len=4M").free_rsvd(6, 0),
+            ok("p1 = fork").free_rsvd(6, 0),
+            ok("p1: write at=r0 len=4K").free_rsvd(5, 0),
+            ok("ftruncate file=f0 len=0").free_rsvd(free, rsvd),
+        ]
+    };
+    // The first page is the owner's alone, the second one a child maps too.
+    for rsvd in 0..=2 {
+        passes(lines(8, rsvd));
+    }
+    breaks("X-02", lines(8, 3));
+    breaks("X-02", lines(7, 0));
+}
+
+#[test]
+fn collapse_of_a_huge_page_leaves_its_parts_shared() {
+    let (own, other) = (pm::PRESENT | pm::EXCLUSIVE, pm::PRESENT);
+    let lines = |bits: u8, frame: u32| {
+        vec![
+            ok("mmap at=r0 len=2M"),
+            ok("write at=r0 len=2M"),
+            ok("p1 = fork"),
+            ok("write at=r0 len=4K"),
+            ok("p1: madvise at=r0 len=2M advice=collapse")
+                .pages(0, START, &[(1, own, 9000), (511, bits, 513)])
+                .pages(1, START, &[(1, own, 512), (511, bits, frame)]),
+        ]
+    };
+    passes(lines(other, 513));
+    passes(lines(own, 1025));
+    breaks("I-01", lines(other, 1025));
+}
+
+#[test]
+fn soft_offlining_reads_in_each_page_of_a_file() {
+    let file = pm::PRESENT | pm::FILE;
+    let lines = |pages: u32| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M share=shared from=f0"),
+            ok("madvise at=r0 len=8K advice=softoffline").pages(
+                0,
+                START,
+                &[(pages, file, 512), (512 - pages, 0, 0)],
+            ),
+        ]
+    };
+    assert_eq!(verdict(true, lines(2), 2), None);
+    assert_eq!(verdict(true, lines(1), 2).as_deref(), Some("O-006"));
+    assert_eq!(verdict(true, lines(3), 2).as_deref(), Some("O-006"));
+}
+
+#[test]
+fn a_store_that_fails_has_fork_copy_the_tables() {
+    let bus = SignalSeen { signo: 7, code: 2, at: Spot::In(Place::new(0, 4096)), lsb: 0 };
+    let file = pm::PRESENT | pm::FILE;
+    let lines = |bits: u8| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4K"),
+            ok("mmap at=r0 len=8K from=f0"),
+            ok("read at=r0 len=4K").reads(&[Word::Zero]),
+            with("write at=r0+4K len=4K", Status::Signal(bus)),
+            ok("p1 = fork"),
+            ok("p1: observe at=r0 len=8K what=pagemap").pages(
+                1,
+                START,
+                &[(1, bits, 512), (1, 0, 0)],
+            ),
+        ]
+    };
+    passes(lines(file));
+    breaks("O-006", lines(0));
+}
+
+#[test]
+fn a_hole_that_two_threads_fill_is_one_page_or_two() {
+    let lines = |private: u8, frame: u32| {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("ftruncate file=f0 len=2M"),
+            ok("mmap at=r0 len=2M from=f0"),
+            ok("mmap at=r1 len=2M share=shared from=f0"),
+            ok("par {\n  t0: write at=r1 len=4K"),
+            ok("  t1: read at=r0 len=4K\n}").reads(&[Word::Zero]).pages(
+                0,
+                START,
+                &[(512, private, frame)],
+            ),
+        ]
+    };
+    for private in [pm::PRESENT | pm::FILE, pm::PRESENT | pm::EXCLUSIVE] {
+        let report = report(true, lines(private, 512), 0);
+        assert_eq!(report.verdict, Verdict::Pass);
+        assert!(report.blurred.is_some(), "which page it is nobody knows");
+    }
+}
+
+#[test]
+fn poison_in_a_huge_file_page_need_not_be_resident() {
+    let lines = |rss: u64| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=2M"),
+            ok("mmap at=r0 len=2M share=shared from=f0"),
+            ok("read at=r0 len=4K").reads(&[Word::Zero]),
+            ok("madvise at=r0 len=2M advice=collapse"),
+            ok("madvise at=r0 len=4K advice=hwpoison"),
+            ok("observe at=r0 len=2M what=smaps").mapping(START, 2 << 20, &[], &[("Rss", rss)]),
+        ]
+    };
+    assert_eq!(verdict(true, lines(0), 1), None);
+    assert_eq!(verdict(true, lines(2048), 1), None);
+    assert_eq!(verdict(true, lines(2052), 1).as_deref(), Some("O-031"));
+}
