@@ -176,6 +176,9 @@ pub struct FuzzArgs {
     /// How VMs run; auto proves KVM by booting a guest.
     #[arg(long, value_enum)]
     pub accel: Option<AccelChoice>,
+    /// Boot every VM instead of cloning one that booted.
+    #[arg(long)]
+    pub no_snapshot: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -220,6 +223,9 @@ pub struct RunArgs {
     /// How the VM runs.
     #[arg(long, value_enum)]
     pub accel: Option<AccelChoice>,
+    /// Boot every VM instead of cloning one that booted.
+    #[arg(long)]
+    pub no_snapshot: bool,
 }
 
 /// Replay a finding or a program many times, each in a fresh child; print k of n.
@@ -242,6 +248,9 @@ pub struct ReproArgs {
     /// How the VM runs.
     #[arg(long, value_enum)]
     pub accel: Option<AccelChoice>,
+    /// Boot every VM instead of cloning one that booted.
+    #[arg(long)]
+    pub no_snapshot: bool,
 }
 
 /// Run every program of a folder against a kernel and compare with what is expected.
@@ -261,6 +270,9 @@ pub struct RegressArgs {
     /// How VMs run.
     #[arg(long, value_enum)]
     pub accel: Option<AccelChoice>,
+    /// Boot every VM instead of cloning one that booted.
+    #[arg(long)]
+    pub no_snapshot: bool,
 }
 
 /// List, show, add and verify programs of a corpus folder.
@@ -380,20 +392,24 @@ impl Verb {
                 all.path("corpus", "--corpus", args.corpus.as_ref());
                 all.choice("accel", "--accel", args.accel);
                 all.put("canaries", "--no-canaries", args.no_canaries.then_some(&false));
+                all.cold(args.no_snapshot);
             }
             Verb::Run(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
                 all.choice("look", "--look", args.look);
                 all.choice("accel", "--accel", args.accel);
+                all.cold(args.no_snapshot);
             }
             Verb::Repro(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
                 all.choice("accel", "--accel", args.accel);
+                all.cold(args.no_snapshot);
             }
             Verb::Regress(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
                 all.put("jobs", "--jobs", args.jobs.as_ref());
                 all.choice("accel", "--accel", args.accel);
+                all.cold(args.no_snapshot);
             }
             Verb::Corpus(args) => {
                 let dir = match &args.verb {
@@ -422,6 +438,10 @@ impl Overrides {
         if let Some(value) = value {
             self.push(key, flag, value.to_string().into());
         }
+    }
+    /// `--no-snapshot` of four verbs.
+    fn cold(&mut self, asked: bool) {
+        self.put("snapshots", "--no-snapshot", asked.then_some(&false));
     }
     fn path(&mut self, key: &str, flag: &str, value: Option<&PathBuf>) {
         if let Some(path) = value {

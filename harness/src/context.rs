@@ -42,6 +42,11 @@ impl Context {
         self.home.join("accel")
     }
 
+    /// Where golden VMs are kept.
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.home.join("snapshots")
+    }
+
     /// The kernel configured or named by `--kernel`; if none is, the only one registered.
     pub fn kernel(&self) -> Result<Kernel, ExpectedError> {
         self.choose(self.config.kernel.as_deref())

@@ -5,12 +5,12 @@ use crate::assets;
 use crate::cli::{AccelChoice, LookChoice};
 use crate::context::Context;
 use crate::exit::ExpectedError;
-use crate::pool::PoolSpec;
+use crate::pool::{Cradle, PoolSpec};
 use case::link::Look;
 use oracles::known::Known;
 use std::path::Path;
 use std::sync::Arc;
-use vm::{Accel, VmSpec};
+use vm::{Accel, Snapshots, VmSpec};
 use vmimages::Kernel;
 
 /// Name of the list of known deviations beside a kernel's image.
@@ -77,8 +77,11 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         LookChoice::Each => Look::Each,
         LookChoice::Asked => Look::Asked,
     };
+    let store = Snapshots { dir: ctx.snapshots_dir(), label: kernel.id.clone() };
+    let cradle = if config.snapshots { Cradle::warm(store) } else { Cradle::cold() };
     Ok(PoolSpec {
         vm,
+        cradle: Arc::new(cradle),
         look,
         op_timeout: config.op_timeout,
         depth: config.batch as usize,

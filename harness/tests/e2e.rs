@@ -33,7 +33,7 @@ impl Home {
             assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
         }
         let home = tempfile::tempdir().unwrap();
-        for name in ["kernels", "initramfs"] {
+        for name in ["kernels", "initramfs", "snapshots"] {
             std::fs::create_dir_all(shared.join(name)).unwrap();
             std::os::unix::fs::symlink(shared.join(name), home.path().join(name)).unwrap();
         }

@@ -103,6 +103,8 @@ struct Totals {
     judged: u64,
     first: Option<Duration>,
     ready_ms: Vec<u64>,
+    vms: u64,
+    clones: u64,
     rss_kib: u64,
 }
 
@@ -230,8 +232,14 @@ impl<'a> Campaign<'a> {
 
     fn take(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Booted { slot, profile, ready, rss_kib, pid } => {
+            Event::Note(line) => {
+                self.progress.event(&line);
+                Ok(())
+            }
+            Event::Booted { slot, cloned, profile, ready, rss_kib, pid } => {
                 let ready_ms = ready.as_millis() as u64;
+                self.totals.vms += 1;
+                self.totals.clones += u64::from(cloned);
                 self.totals.ready_ms.push(ready_ms);
                 self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
                 self.slots[slot].up = true;
@@ -537,6 +545,8 @@ impl<'a> Campaign<'a> {
             seconds_to_first_program: totals.first.map(|t| t.as_secs_f64()),
             exec_share: totals.guest_nanos as f64 / 1e9 / (seconds.max(0.001) * slots),
             judge_us_per_program: totals.judge_nanos as f64 / 1e3 / totals.judged.max(1) as f64,
+            vms: totals.vms,
+            vms_cloned: totals.clones,
             vm_ready_ms: ready.get(ready.len() / 2).copied().unwrap_or(0),
             vm_rss_kib: totals.rss_kib,
         };

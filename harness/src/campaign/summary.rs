@@ -43,6 +43,9 @@ pub struct Summary {
     /// Share of the wall time of all VMs in which guests ran programs.
     pub exec_share: f64,
     pub judge_us_per_program: f64,
+    /// VMs started, and how many of them were clones of a golden VM.
+    pub vms: u64,
+    pub vms_cloned: u64,
     /// Median time from start of QEMU to a guest that answers.
     pub vm_ready_ms: u64,
     /// Largest resident memory of one QEMU seen.

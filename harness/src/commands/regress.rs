@@ -189,6 +189,7 @@ impl Bench {
 
     fn take(&mut self, event: Event, ctx: &Context) -> Result<(), ExpectedError> {
         match event {
+            Event::Note(line) => ctx.term.note(&clean_str(&line)),
             Event::Booted { slot, profile, .. } => {
                 self.family.get_or_insert(profile.family());
                 self.ready[slot] = true;

@@ -59,6 +59,7 @@ fn wait(pool: &Pool, ctx: &Context, signals: &Signals) -> Result<Option<Replayed
                     ExpectedError::infrastructure("no VM boots", "try hgm doctor").cause(why)
                 );
             }
+            Ok(Event::Note(line)) => ctx.term.note(&clean_str(&line)),
             Ok(Event::BootFailed { why, .. }) => {
                 ctx.term.warn(&clean_str(&format!("boot failed: {why}")), "trying again");
             }

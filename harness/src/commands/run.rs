@@ -27,7 +27,10 @@ pub fn run(args: &RunArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let kernel = ctx.kernel()?;
     let dir = tempfile::Builder::new().prefix("hgm-run-").tempdir()?;
     let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
-    let mut vm = Vm::boot(&spec.vm)
+    let mut note = |line: &str| ctx.term.note(&clean_str(line));
+    let (mut vm, _) = spec
+        .cradle
+        .start(&spec.vm, &mut note)
         .map_err(|error| ExpectedError::infrastructure(error.to_string(), error.help()))?;
     let profile = vm.profile().clone();
     let mark = vm.console_len();

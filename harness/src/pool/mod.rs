@@ -1,7 +1,8 @@
 //! VM threads: one thread owns one VM, keeps a few programs outstanding in it, judges what comes
-//! back and reports to the dispatcher in closed [`Event`]s. Threads share nothing but channels and
-//! one stop word. Never here: choosing programs, counting, saving.
+//! back and reports to the dispatcher in closed [`Event`]s. Threads share nothing but channels,
+//! one stop word and the golden VM they clone. Never here: choosing programs, counting, saving.
 
+mod cradle;
 mod live;
 mod replay;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod worker;
 use crate::triage::{Cause, Judged, Sighting};
 use case::link::{Canary, Look};
 use case::{Profile, Program};
+pub use cradle::Cradle;
 use oracles::known::Known;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub struct PoolSpec {
     /// Whether the first violation of each signature costs the VM, or only leaks and reports do.
     pub replace_on_violation: bool,
     pub known: Arc<Known>,
+    pub cradle: Arc<Cradle>,
 }
 
 impl PoolSpec {
@@ -118,8 +121,12 @@ pub struct Replayed {
 /// VM thread to dispatcher.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// About the making of VMs: a line for the user.
+    Note(String),
     Booted {
         slot: usize,
+        /// A clone of the golden VM.
+        cloned: bool,
         profile: Box<Profile>,
         ready: Duration,
         rss_kib: u64,
@@ -164,7 +171,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `slots` threads; each boots its VM at once.
+    /// Starts `slots` threads; each starts its VM at once.
     pub fn start(spec: &PoolSpec, slots: usize) -> std::io::Result<Pool> {
         let (event_tx, events) = std::sync::mpsc::sync_channel(EVENTS_AHEAD);
         let stop = Arc::new(AtomicU8::new(stop::RUN));

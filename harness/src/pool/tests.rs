@@ -8,7 +8,7 @@ use case::link::Sabotage;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
-use vm::Accel;
+use vm::{Accel, Snapshots};
 
 /// A guest that takes longer than this to do anything is broken.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -48,11 +48,16 @@ fn spec(dir: &std::path::Path) -> PoolSpec {
         programs_max: 1000,
         replace_on_violation: true,
         known: Arc::new(Known::builtin()),
+        cradle: Arc::new(Cradle::warm(Snapshots { dir: home.join("snapshots"), label: kernel.id })),
     }
 }
 
 fn next(pool: &Pool) -> Event {
-    let event = pool.events.recv_timeout(PATIENCE).expect("the pool went silent");
+    let mut event = pool.events.recv_timeout(PATIENCE).expect("the pool went silent");
+    while let Event::Note(line) = &event {
+        println!("{line}");
+        event = pool.events.recv_timeout(PATIENCE).expect("the pool went silent");
+    }
     if let Event::BootFailed { why, .. } = &event {
         panic!("boot failed: {why}");
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
-use vm::{Death, DeathKind, Vm};
+use vm::{Death, DeathKind};
 
 /// First and longest pause after a boot that failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -87,16 +87,19 @@ impl Worker {
         }
     }
 
-    /// Boots a VM. False if it failed, after the pause.
+    /// Starts a VM. False if it failed, after the pause.
     pub(super) fn boot(&mut self) -> Result<bool, Gone> {
         let start = Instant::now();
         let mut spec = self.spec.vm.clone();
         spec.dir = self.dir.clone();
         let booted = std::fs::create_dir_all(&spec.dir)
             .map_err(|e| format!("cannot make {}: {e}", spec.dir.display()))
-            .and_then(|()| Vm::boot(&spec).map_err(|e| e.to_string()));
-        let vm = match booted {
-            Ok(vm) => vm,
+            .and_then(|()| {
+                let mut say = |line: &str| drop(self.tell(Event::Note(line.to_owned())));
+                self.spec.cradle.start(&spec, &mut say).map_err(|e| e.to_string())
+            });
+        let (vm, cloned) = match booted {
+            Ok(started) => started,
             Err(why) => {
                 self.failures += 1;
                 let pause = (BACKOFF.0 * (1 << (self.failures - 1).min(10))).min(BACKOFF.1);
@@ -110,6 +113,7 @@ impl Worker {
         let profile = vm.profile().clone();
         self.tell(Event::Booted {
             slot: self.slot,
+            cloned,
             profile: Box::new(profile.clone()),
             ready: start.elapsed(),
             rss_kib: vm.rss_kib(),

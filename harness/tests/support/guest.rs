@@ -1,23 +1,22 @@
 //! One real guest for tests that hold observations against the oracle: boots QEMU with a Debian
-//! kernel from the shared home, runs programs one after another, boots again if it dies.
+//! kernel from the shared home, runs programs one after another, takes another if it dies.
 
 use case::link::{FromGuest, Look, RunOutcome, RunRequest, ToGuest};
 use case::observation::Observation;
 use case::{Profile, Program};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use vm::{Accel, Vm, VmSpec};
+use vm::{Accel, Snapshot, Snapshots, Vm, VmSpec};
 
 /// More than any program takes, emulated.
 const PROGRAM_TIME: Duration = Duration::from_secs(60);
 /// Guests that may die before the tests give up.
 const DEATHS_MAX: u32 = 5;
-/// Tries to boot one guest.
-const BOOTS_MAX: u32 = 3;
 
 /// A guest and what is needed to replace it.
 pub struct Guest {
     spec: VmSpec,
+    golden: Snapshot,
     vm: Vm,
     deaths: u32,
     next: u64,
@@ -26,7 +25,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots `debian:VERSION`, fetching the kernel if the home does not have it.
+    /// A clone of a golden `debian:VERSION`; made, and the kernel fetched, if the home has none.
     pub fn boot(version: &str) -> Guest {
         let dir = tempfile::tempdir().unwrap();
         let home = home();
@@ -40,13 +39,15 @@ impl Guest {
             cpus: 2,
             accel: Accel::Tcg,
             dir: dir.path().join("vm"),
-            boot_timeout: Duration::from_secs(60),
+            boot_timeout: Duration::from_secs(180),
             extra_cmdline: String::new(),
             serial_link: false,
             cover: None,
         };
-        let vm = boot(&spec);
-        Guest { spec, vm, deaths: 0, next: 0, _dir: dir }
+        let store = Snapshots { dir: home.join("snapshots"), label: kernel.id };
+        let golden = store.find_or_make(&spec, &mut say).unwrap();
+        let vm = Vm::clone_from(&golden, &spec).unwrap();
+        Guest { spec, golden, vm, deaths: 0, next: 0, _dir: dir }
     }
 
     pub fn profile(&self) -> Profile {
@@ -62,7 +63,7 @@ impl Guest {
             Err(why) => {
                 self.deaths += 1;
                 assert!(self.deaths <= DEATHS_MAX, "guests keep dying: {why}");
-                self.vm = boot(&self.spec);
+                self.vm = Vm::clone_from(&self.golden, &self.spec).unwrap();
                 Err(why)
             }
         }
@@ -90,18 +91,6 @@ impl Guest {
         }
         Err("the guest went silent".into())
     }
-}
-
-/// An emulated boot takes some 10 s; on a busy host one may stick, so each has three tries.
-fn boot(spec: &VmSpec) -> Vm {
-    for left in (0..BOOTS_MAX).rev() {
-        match Vm::boot(spec) {
-            Ok(vm) => return vm,
-            Err(error) if left > 0 => println!("booting again: {error}"),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    unreachable!("the last try panics")
 }
 
 /// Where kernels and images are shared between tests.

@@ -1,17 +1,18 @@
 //! From a specification to a ready agent, or to a reason a user can act on.
 
 use crate::VmSpec;
-use crate::command::{Fds, qemu_args};
+use crate::command::{Fds, NODES, Ram, qemu_args};
 use crate::console::Console;
 use crate::cover::Counters;
 use crate::link::{Broken, Link};
+use crate::memory::Memory;
 use crate::process::Process;
 use crate::qmp::{Qmp, QmpError};
 use case::link::{FromGuest, ToGuest};
 use case::profile::Profile;
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 const LINK_PATIENCE: f64 = 0.4;
 /// What the agent writes to the console once its end of the link is open and set up.
 const LINK_OPEN: &[u8] = b"agent: link on ";
+/// The same when it found no virtio port and fell back by itself.
+const LINK_SERIAL: &[u8] = b"agent: link on /dev/ttyS";
 /// What it writes before it switches off a machine that offers no link.
 const LINK_ABSENT: &[u8] = b"agent: no link";
 
@@ -57,6 +60,8 @@ pub enum BootError {
     NoLink { link: &'static str, console: String },
     #[error("the agent does not speak this version's protocol: {why}")]
     Protocol { why: String, console: String },
+    #[error("the golden VM cannot be {what}: {why}")]
+    Golden { what: &'static str, why: String },
 }
 
 impl BootError {
@@ -85,6 +90,7 @@ impl BootError {
                  link"
             }
             BootError::Protocol { .. } => "rebuild the agent together with the host program",
+            BootError::Golden { .. } => "boot every VM instead; see qemu.log",
         }
     }
 
@@ -123,6 +129,12 @@ impl Machine {
         self.process.wait(EXIT_TIMEOUT);
         self.console.wait_end(drain);
     }
+
+    /// The end of QEMU's log, once QEMU has had time to end by itself.
+    pub fn last_words(&mut self) -> String {
+        self.process.wait(EXIT_TIMEOUT);
+        stderr_tail(&self.qemu_log)
+    }
 }
 
 impl Drop for Machine {
@@ -134,20 +146,40 @@ impl Drop for Machine {
 
 /// Boots `spec`; over the second serial port if virtio-serial stays silent.
 pub fn boot(spec: &VmSpec) -> Result<(Machine, Profile), BootError> {
-    match boot_once(spec) {
+    match boot_once(spec, Origin::PowerOn) {
         Err(BootError::NoLink { .. }) if !spec.serial_link => {
             tracing::warn!("nothing came over virtio-serial; booting again with the serial link");
-            boot_once(&VmSpec { serial_link: true, ..spec.clone() })
+            boot_once(&VmSpec { serial_link: true, ..spec.clone() }, Origin::PowerOn)
         }
         result => result,
     }
 }
 
+/// What a machine starts from.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    PowerOn,
+    /// As above, with its memory in files.
+    PowerOnIn(&'a Memory),
+    /// Waits for the state of a snapshot with this memory.
+    Snapshot(&'a Memory),
+}
+
 /// One boot, no second try.
-pub fn boot_once(spec: &VmSpec) -> Result<(Machine, Profile), BootError> {
+pub fn boot_once(spec: &VmSpec, origin: Origin<'_>) -> Result<(Machine, Profile), BootError> {
     let started = Instant::now();
-    let mut machine = start(spec)?;
-    match await_ready(&mut machine, spec, started) {
+    let machine = start(spec, origin)?;
+    greet(machine, spec, started, false)
+}
+
+/// Waits for the agent; `awake` if it runs already.
+pub fn greet(
+    mut machine: Machine,
+    spec: &VmSpec,
+    started: Instant,
+    awake: bool,
+) -> Result<(Machine, Profile), BootError> {
+    match await_ready(&mut machine, spec, started, awake) {
         Ok(profile) => {
             let accel = spec.accel.name();
             tracing::debug!(pid = machine.process.pid(), accel, elapsed = ?started.elapsed(),
@@ -164,7 +196,7 @@ fn io_error(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> BootError
 }
 
 /// Starts QEMU and opens its monitor.
-fn start(spec: &VmSpec) -> Result<Machine, BootError> {
+pub fn start(spec: &VmSpec, origin: Origin<'_>) -> Result<Machine, BootError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -191,10 +223,15 @@ fn start(spec: &VmSpec) -> Result<Machine, BootError> {
     };
     let mut pass: Vec<OwnedFd> = vec![qemu_console.into(), qemu_link.into(), qemu_qmp.into()];
     pass.extend(counters);
+    let ram = match origin {
+        Origin::PowerOn => Ram::Anonymous,
+        Origin::PowerOnIn(memory) => Ram::Shared(lend(memory, &mut pass)?),
+        Origin::Snapshot(memory) => Ram::Private(lend(memory, &mut pass)?),
+    };
     let console_stream = console.try_clone().map_err(sockets)?;
     let link = Link::new(link).map_err(sockets)?;
 
-    let args = qemu_args(spec, fds);
+    let args = qemu_args(spec, fds, ram);
     let mut process = Process::start(&spec.qemu, args, pass, stderr).map_err(|source| {
         if source.kind() == ErrorKind::NotFound {
             return BootError::NoQemu { path: spec.qemu.clone() };
@@ -232,6 +269,17 @@ fn start(spec: &VmSpec) -> Result<Machine, BootError> {
     }
 }
 
+/// Descriptors of a guest's memory for QEMU, added to those it inherits.
+fn lend(memory: &Memory, pass: &mut Vec<OwnedFd>) -> Result<[RawFd; NODES], BootError> {
+    let failed = |source| BootError::Io { what: "cannot pass memory on".into(), source };
+    let mut numbers = [-1; NODES];
+    for (number, fd) in numbers.iter_mut().zip(memory.share().map_err(failed)?) {
+        *number = fd.as_raw_fd();
+        pass.push(fd);
+    }
+    Ok(numbers)
+}
+
 /// Why the wait for `Ready` ended.
 enum Stop {
     Broken(Broken),
@@ -240,10 +288,15 @@ enum Stop {
     Unexpected(&'static str),
 }
 
-fn await_ready(machine: &mut Machine, spec: &VmSpec, started: Instant) -> Result<Profile, Stop> {
+fn await_ready(
+    machine: &mut Machine,
+    spec: &VmSpec,
+    started: Instant,
+    awake: bool,
+) -> Result<Profile, Stop> {
     let deadline = started + spec.boot_timeout;
     let patience = spec.boot_timeout.mul_f64(LINK_PATIENCE);
-    let mut agent_since = None;
+    let mut agent_since = awake.then_some(started);
     let mut greeted = false;
     loop {
         // Over virtio the bytes wait until the agent opens the port; over the serial port they
@@ -260,8 +313,12 @@ fn await_ready(machine: &mut Machine, spec: &VmSpec, started: Instant) -> Result
             Some(_) => return Err(Stop::Unexpected("a message before Ready")),
             None => {}
         }
-        if agent_since.is_none() && contains(&machine.console.since(0), LINK_OPEN) {
-            agent_since = Some(now);
+        if agent_since.is_none() {
+            let console = machine.console.since(0);
+            if !spec.serial_link && contains(&console, LINK_SERIAL) {
+                return Err(Stop::NoLink);
+            }
+            agent_since = contains(&console, LINK_OPEN).then_some(now);
         }
         let quiet = !machine.link.heard;
         if quiet && agent_since.is_some_and(|since| now > since + patience) {

@@ -5,6 +5,20 @@ use crate::{Accel, VmSpec};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
+/// NUMA nodes of every VM.
+pub const NODES: usize = 2;
+
+/// Where a guest's memory comes from. Descriptors are of one memory file a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ram {
+    /// QEMU's own; the guest boots.
+    Anonymous,
+    /// Files that see every write of the guest, which boots and becomes a snapshot.
+    Shared([RawFd; NODES]),
+    /// Files that are read only, under private pages; the guest waits for the state of a snapshot.
+    Private([RawFd; NODES]),
+}
+
 /// Descriptors QEMU inherits: connected stream sockets. No path names, so nothing to plant, to
 /// outgrow sun_path, or to be left behind.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +66,46 @@ pub fn kernel_args(spec: &VmSpec) -> String {
     args
 }
 
+/// Memory of each node, in MiB.
+pub fn node_mib(memory_mib: u32) -> [u32; NODES] {
+    let near = memory_mib / 2;
+    [near, memory_mib - near]
+}
+
 /// QEMU's arguments for `spec`.
-pub fn qemu_args(spec: &VmSpec, fds: Fds) -> Vec<OsString> {
+pub fn qemu_args(spec: &VmSpec, fds: Fds, ram: Ram) -> Vec<OsString> {
+    let mut args = name_args(spec);
+    args.extend(machine_args(spec, fds, ram));
+    if let (Some(cover), Some(fd)) = (&spec.cover, fds.cover) {
+        args.push("-plugin".into());
+        args.push(plugin_arg(cover, fd));
+    }
+    if let Ram::Private(_) = ram {
+        // Kernel and initramfs are in the memory already.
+        args.extend(["-incoming".into(), "defer".into()]);
+        return args;
+    }
+    args.push("-kernel".into());
+    args.push(spec.kernel.clone().into());
+    args.push("-initrd".into());
+    args.push(spec.initrd.clone().into());
+    args.push("-append".into());
+    args.push(kernel_args(spec).into());
+    args
+}
+
+/// Tells people which process belongs to which run.
+fn name_args(spec: &VmSpec) -> Vec<OsString> {
+    // A comma would end the option's value.
+    let dir = spec.dir.to_string_lossy().replace(',', ",,");
+    vec!["-name".into(), format!("guest=hgm {dir}").into()]
+}
+
+/// The machine as the guest sees it, and our streams.
+pub fn machine_args(spec: &VmSpec, fds: Fds, ram: Ram) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |text: &str| args.extend(text.split(' ').map(OsString::from));
-    add("-name hgm -machine q35 -nodefaults -no-user-config -display none -no-reboot -nic none");
+    add("-machine q35 -nodefaults -no-user-config -display none -no-reboot -nic none");
     add("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     match spec.accel {
         // `max` makes the guest clear pages with a slow `rep stosb`; pdpe1gb is for 1 GiB pages.
@@ -65,11 +114,18 @@ pub fn qemu_args(spec: &VmSpec, fds: Fds) -> Vec<OsString> {
     }
     // A socket per CPU: CPUs of two nodes that share a cache make the kernel print a warning.
     add(&format!("-smp {0},sockets={0},cores=1,threads=1 -m {1}M", spec.cpus, spec.memory_mib));
-    let near = spec.memory_mib / 2;
     let near_cpus = spec.cpus.div_ceil(2);
-    let nodes = [(0, near, 0..near_cpus), (1, spec.memory_mib - near, near_cpus..spec.cpus)];
-    for (node, mib, cpus) in nodes {
-        add(&format!("-object memory-backend-ram,id=ram{node},size={mib}M"));
+    let cpus = [0..near_cpus, near_cpus..spec.cpus];
+    for (node, (mib, cpus)) in node_mib(spec.memory_mib).into_iter().zip(cpus).enumerate() {
+        let file = |fds: [RawFd; NODES], share: &str| {
+            format!("file,id=ram{node},mem-path=/proc/self/fd/{},share={share}", fds[node])
+        };
+        let backend = match ram {
+            Ram::Anonymous => format!("ram,id=ram{node}"),
+            Ram::Shared(fds) => file(fds, "on"),
+            Ram::Private(fds) => file(fds, "off"),
+        };
+        add(&format!("-object memory-backend-{backend},size={mib}M"));
         let cpus: String = cpus.map(|cpu| format!(",cpus={cpu}")).collect();
         add(&format!("-numa node,nodeid={node},memdev=ram{node}{cpus}"));
     }
@@ -82,16 +138,6 @@ pub fn qemu_args(spec: &VmSpec, fds: Fds) -> Vec<OsString> {
         add("-device virtserialport,chardev=link,name=hgm");
     }
     add(&format!("-chardev socket,id=qmp,fd={} -mon chardev=qmp,mode=control", fds.qmp));
-    if let (Some(cover), Some(fd)) = (&spec.cover, fds.cover) {
-        args.push("-plugin".into());
-        args.push(plugin_arg(cover, fd));
-    }
-    args.push("-kernel".into());
-    args.push(spec.kernel.clone().into());
-    args.push("-initrd".into());
-    args.push(spec.initrd.clone().into());
-    args.push("-append".into());
-    args.push(kernel_args(spec).into());
     args
 }
 
@@ -118,8 +164,12 @@ mod tests {
     }
 
     fn text(spec: &VmSpec) -> String {
-        let fds = Fds { console: 3, link: 4, qmp: 5, cover: Some(6) };
-        let args = qemu_args(spec, fds);
+        text_with(spec, Ram::Anonymous)
+    }
+
+    fn text_with(spec: &VmSpec, ram: Ram) -> String {
+        let fds = Fds { console: 3, link: 4, qmp: 5, cover: Some(8) };
+        let args = qemu_args(spec, fds, ram);
         args.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join("|")
     }
 
@@ -136,13 +186,15 @@ mod tests {
     #[test]
     fn the_wall_is_always_there() {
         for accel in [Accel::Tcg, Accel::Kvm] {
-            let all = text(&VmSpec { accel, ..spec() });
-            for part in
-                ["-sandbox|on,", "spawn=deny", "-nodefaults", "-no-user-config", "-nic|none"]
-            {
-                assert!(all.contains(part), "{part}");
+            for ram in [Ram::Anonymous, Ram::Shared([6, 7]), Ram::Private([6, 7])] {
+                let all = text_with(&VmSpec { accel, ..spec() }, ram);
+                for part in
+                    ["-sandbox|on,", "spawn=deny", "-nodefaults", "-no-user-config", "-nic|none"]
+                {
+                    assert!(all.contains(part), "{part}");
+                }
+                assert!(!all.contains(",path="), "no socket has a name");
             }
-            assert!(!all.contains("path="), "no socket has a name");
         }
     }
 
@@ -163,12 +215,23 @@ mod tests {
         assert!(!text(&spec()).contains("-plugin"));
         let cover = CoverSpec { plugin: "/p.so".into(), ranges: Default::default() };
         assert!(
-            text(&VmSpec { cover: Some(cover), ..spec() }).contains("-plugin|file=/p.so,fd=6|")
+            text(&VmSpec { cover: Some(cover), ..spec() }).contains("-plugin|file=/p.so,fd=8|")
         );
     }
 
     #[test]
     fn paths_are_one_argument_each() {
         assert!(text(&spec()).contains("-kernel|/k n|-initrd|/i|"));
+        let named = text(&VmSpec { dir: "/runs/a,b c".into(), ..spec() });
+        assert!(named.starts_with("-name|guest=hgm /runs/a,,b c|"), "{named}");
+    }
+
+    #[test]
+    fn a_clone_is_the_golden_machine_with_private_memory_and_boots_nothing() {
+        let golden = text_with(&spec(), Ram::Shared([6, 7]));
+        let clone = text_with(&spec(), Ram::Private([6, 7]));
+        let (machine, _) = golden.split_once("|-kernel|").unwrap();
+        assert_eq!(clone, format!("{}|-incoming|defer", machine.replace("share=on", "share=off")));
+        assert!(golden.contains("memory-backend-file,id=ram1,mem-path=/proc/self/fd/7,share=on,"));
     }
 }

@@ -8,16 +8,20 @@ mod boot;
 mod command;
 mod console;
 mod cover;
+mod golden;
 mod link;
+mod memory;
 mod probe;
 mod process;
 mod qmp;
+mod snapshot;
 
 pub use boot::BootError;
 pub use console::{HEAD_BYTES, PIN_BYTES, TAIL_BYTES};
 pub use cover::CoverSpec;
 pub use link::{Death, DeathKind, Vm};
 pub use probe::probe_accel;
+pub use snapshot::{Figures, Snapshot, Snapshots};
 
 use std::path::PathBuf;
 use std::time::Duration;

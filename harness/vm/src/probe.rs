@@ -37,7 +37,7 @@ pub fn probe_accel(spec: &VmSpec, cache: &Path) -> Accel {
         dir: spec.dir.join("kvm-probe"),
         ..spec.clone()
     };
-    let (accel, why) = match boot::boot_once(&probe) {
+    let (accel, why) = match boot::boot_once(&probe, boot::Origin::PowerOn) {
         Ok(_) => (Accel::Kvm, String::new()),
         Err(error) => (Accel::Tcg, format!("no guest boots under KVM here: {error}")),
     };
@@ -99,14 +99,14 @@ fn key(spec: &VmSpec) -> String {
 }
 
 /// What `--version` prints. A package upgrade may keep the launcher and change what it loads.
-fn version(qemu: &Path) -> Vec<u8> {
+pub fn version(qemu: &Path) -> Vec<u8> {
     let mut command = std::process::Command::new(qemu);
     command.arg("--version").stdin(std::process::Stdio::null());
     command.output().map(|o| o.stdout).unwrap_or_default()
 }
 
 /// A bare name as PATH has it.
-fn find_program(name: &Path) -> PathBuf {
+pub fn find_program(name: &Path) -> PathBuf {
     if name.components().count() > 1 {
         return name.to_path_buf();
     }

@@ -106,13 +106,23 @@ impl Process {
 
     /// Resident memory, in KiB; 0 once the process is gone.
     pub fn rss_kib(&self) -> u64 {
+        self.figure("status", "VmRSS:")
+    }
+
+    /// Written memory that no other process sees, in KiB; 0 once the process is gone.
+    pub fn private_kib(&self) -> u64 {
+        self.figure("smaps_rollup", "Private_Dirty:")
+    }
+
+    /// A row in KiB of a file below /proc/PID.
+    fn figure(&self, file: &str, row: &str) -> u64 {
         if self.status.is_some() {
             return 0;
         }
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid));
         text.ok()
             .and_then(|t| {
-                let line = t.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+                let line = t.lines().find_map(|l| l.strip_prefix(row))?;
                 line.trim().trim_end_matches("kB").trim().parse().ok()
             })
             .unwrap_or(0)

@@ -1,10 +1,12 @@
 //! QEMU's monitor: typed commands, one answer each. Events are kept by name only, so that one a
 //! newer QEMU invents is no error; nothing QEMU says is unbounded.
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -53,11 +55,34 @@ impl Qmp {
         timeout: Duration,
     ) -> Result<C::Ok, QmpError> {
         let deadline = Instant::now() + timeout;
-        let order = qapi::Execute::<&C>::from(command);
-        let mut line = serde_json::to_vec(&order).map_err(|e| QmpError::Garbled(e.to_string()))?;
-        line.push(b'\n');
+        let line = encode(command)?;
         self.stream.set_write_timeout(Some(timeout.max(Duration::from_millis(1))))?;
         self.stream.write_all(&line)?;
+        self.answer(deadline)
+    }
+
+    /// Gives QEMU a descriptor under a name its commands can use.
+    pub fn give_fd(
+        &mut self,
+        name: &str,
+        fd: BorrowedFd<'_>,
+        timeout: Duration,
+    ) -> Result<(), QmpError> {
+        let deadline = Instant::now() + timeout;
+        let line = encode(&qapi::qmp::getfd { fdname: name.to_string() })?;
+        let fds = [fd.as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&fds)];
+        let to = self.stream.as_raw_fd();
+        let flags = MsgFlags::empty();
+        let sent = sendmsg::<()>(to, &[IoSlice::new(&line)], &message, flags, None);
+        let sent = sent.map_err(io::Error::from)?;
+        self.stream.set_write_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+        self.stream.write_all(&line[sent..])?;
+        self.answer::<qapi::Empty>(deadline).map(drop)
+    }
+
+    /// The answer to the command just sent.
+    fn answer<T: DeserializeOwned>(&mut self, deadline: Instant) -> Result<T, QmpError> {
         loop {
             let mut answer = self.line(deadline)?;
             if let Some(name) = answer.get("event").and_then(Value::as_str) {
@@ -102,6 +127,13 @@ impl Qmp {
             }
         }
     }
+}
+
+fn encode<C: qapi::Command>(command: &C) -> Result<Vec<u8>, QmpError> {
+    let order = qapi::Execute::<&C>::from(command);
+    let mut line = serde_json::to_vec(&order).map_err(|e| QmpError::Garbled(e.to_string()))?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 fn decode<T: DeserializeOwned>(value: Value) -> Result<T, QmpError> {
