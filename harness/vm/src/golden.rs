@@ -22,7 +22,8 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// Boots of the golden VM. Under TCG a kernel that patches its own text on two CPUs now and then
-/// runs into the old bytes (`Oops: int3`): the emulator's race, gone with the next boot.
+/// runs into the old bytes (`Oops: int3`), and on a busy host a boot may stick: both are the
+/// emulator's doing, and gone with the next boot.
 const TRIES: u32 = 3;
 /// A guest at rest is asked this, and nothing else may be on its way.
 const REST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -81,7 +82,11 @@ fn boot(spec: &VmSpec, say: &mut dyn FnMut(&str)) -> Result<(Memory, Machine, Pr
                 say("nothing came over virtio-serial; booting again with the serial link");
                 spec.serial_link = true;
             }
-            Err(error @ (BootError::Panicked { .. } | BootError::Died { .. })) => {
+            Err(
+                error @ (BootError::Panicked { .. }
+                | BootError::Died { .. }
+                | BootError::NoReady { .. }),
+            ) => {
                 failures += 1;
                 if failures == TRIES {
                     return Err(error);
