@@ -153,6 +153,8 @@ fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
         "seconds_to_first_program",
         "exec_share",
         "judge_us_per_program",
+        "vms",
+        "vms_cloned",
         "vm_ready_ms",
         "vm_rss_kib",
     ];
@@ -288,6 +290,39 @@ fn a_killed_qemu_costs_nothing_and_blames_nobody() {
         let finding: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(finding["source"], "oracle", "the killed QEMU became a finding: {text}");
     }
+}
+
+#[test]
+fn a_kill_while_the_golden_vm_is_written_leaves_nothing_half_used() {
+    let home = Home::new();
+    let dir = home.0.path().join("snapshots");
+    std::fs::remove_file(&dir).unwrap();
+    let program = home.file("a.hgm", PASSES);
+    let has = |prefix: &str| {
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let mut names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+        names.any(|name| name.starts_with(prefix))
+    };
+    let mut first = home.start(&["run", &program]);
+    let end = Instant::now() + PATIENCE;
+    while !has(".build-") {
+        assert!(Instant::now() < end, "no snapshot is written");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    wait_for("the end of QEMU", || home.qemus().is_empty());
+
+    let out = home.run(&["run", &program, "--json"]);
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(has("debian-6.1") && !has(".build-"), "half a snapshot stayed");
+    // From the snapshot, and without.
+    let out = home.run(&["run", &program, "--json"]);
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("booting"), "{out:?}");
+    assert_eq!(json(&out)["verdict"], "pass");
+    let out = home.run(&["run", &program, "--json", "--no-snapshot"]);
+    assert_eq!(json(&out)["verdict"], "pass");
+    assert!(home.qemus().is_empty());
 }
 
 #[test]

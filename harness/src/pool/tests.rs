@@ -148,3 +148,45 @@ fn a_replay_counts_what_showed() {
     assert_eq!((replayed.shown, replayed.tried), (0, 3), "{replayed:?}");
     pool.close(Duration::from_secs(10));
 }
+
+#[test]
+fn twenty_clones_in_a_row_each_pass_a_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    // One program a VM: each finds a clone that ran nothing.
+    let spec = PoolSpec { programs_max: 1, depth: 1, look: Look::Each, ..spec(dir.path()) };
+    let pool = Pool::start(&spec, 1).unwrap();
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/seeds");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "hgm"));
+    paths.sort();
+    let (mut clones, mut ran) = (0, 0);
+    for (ticket, path) in paths.iter().take(20).enumerate() {
+        let text = std::fs::read_to_string(path).unwrap();
+        pool.order(0, Order::Run(Job { fresh: true, ..job(ticket as u64, &text) }));
+        loop {
+            match next(&pool) {
+                Event::Booted { cloned, .. } => {
+                    assert!(cloned, "booted instead of cloned");
+                    clones += 1;
+                }
+                Event::Done(done) => {
+                    let news: Vec<_> =
+                        done.judged.sightings.iter().filter(|s| s.known.is_none()).collect();
+                    assert!(news.is_empty(), "{}: {news:?}", path.display());
+                    assert_eq!(done.judged.inconclusive, None, "{}", path.display());
+                    ran += 1;
+                    break;
+                }
+                // The order came while the last VM was put away.
+                Event::Lost { jobs, .. } => {
+                    jobs.into_iter().for_each(|job| pool.order(0, Order::Run(job)));
+                }
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+    assert_eq!(ran, 20);
+    assert!(clones >= 20, "{clones} clones");
+    pool.close(Duration::from_secs(10));
+}
