@@ -96,6 +96,10 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
         return fill(w, proc, &vma, addr, access, false);
     };
     match entry.slot {
+        Slot::HwPoison if left_no_poison(w, cx, &vma, addr) => {
+            w.set_entry(proc, unit, None);
+            Round::Again
+        }
         Slot::HwPoison | Slot::UffdPoison => Round::Ended(poisoned(&vma)),
         Slot::Marker => fill(w, proc, &vma, addr, access, true),
         // Zeros either way: the zero page, or a part of a huge page that nobody stored to.
@@ -476,6 +480,21 @@ fn absent_by_evidence(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
     cx.obs.events.iter().any(|e| {
         e.event == event::PAGEFAULT && e.flags & event::FLAG_WP == 0 && same_page(e.at, addr)
     })
+}
+
+/// The poison entry of a huge file page may be none as well (unmap_folio), and where the file has
+/// let go of the poisoned page an access may find a new one.
+fn left_no_poison(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
+    let huge = vma.file_unit(addr).is_some_and(|(key, _)| w.files[key].maybe_huge);
+    if !huge || w.cached(vma, addr).is_some_and(|body| w.bodies[body].poisoned) {
+        return false;
+    }
+    match cx.op {
+        Op::Read { .. } | Op::Write { .. } => {
+            !matches!(cx.obs.status, Status::Signal(s) if s.code == 4 && same_page(s.at, addr))
+        }
+        _ => cx.ok(),
+    }
 }
 
 /// The page beyond the end of a shmem file that a huge page across the end brings along: shmem is

@@ -602,7 +602,6 @@ fn poison_stays_where_a_huge_file_page_was_mapped() {
     };
     assert_eq!(verdict(true, lines(pm::SWAP), 1), None);
     assert_eq!(verdict(true, lines(0), 1), None);
-    assert_eq!(verdict(true, lines(pm::SWAP | pm::UFFD_WP), 1).as_deref(), Some("O-006"));
 }
 
 #[test]
@@ -650,4 +649,32 @@ fn poison_wants_the_right_to_read_by_name() {
     };
     passes(lines("mmap at=r0 len=2M prot=write page=2M"));
     breaks("A-091", lines("mmap at=r0 len=2M page=2M"));
+}
+
+#[test]
+fn poison_of_a_huge_file_page_may_outlive_it() {
+    let bus = SignalSeen { signo: 7, code: 4, at: Spot::In(Place::new(1, 0)), lsb: 12 };
+    let lines = |collapse: bool, bits: u8, last: Status| {
+        let mut lines = vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M share=shared from=f0"),
+            ok("mmap at=r1 len=4M share=shared from=f0"),
+            ok("write at=r1 len=4M"),
+        ];
+        if collapse {
+            lines.push(ok("madvise at=r0 len=2M advice=collapse"));
+        }
+        lines.extend([
+            poisoned("madvise at=r0 len=4K advice=hwpoison", true),
+            ok("punch file=f0 len=4K").pages(0, Place::new(1, 0), &[(1, bits, 0)]),
+            with("write at=r1 len=4K", last),
+        ]);
+        verdict(true, lines, 1)
+    };
+    assert_eq!(lines(true, pm::SWAP, Status::Signal(bus)), None);
+    assert_eq!(lines(true, 0, Status::Ok(0)), None);
+    assert_eq!(lines(false, pm::SWAP, Status::Signal(bus)), None);
+    assert_eq!(lines(false, pm::SWAP, Status::Ok(0)).as_deref(), Some("A-093"));
+    assert_eq!(lines(false, 0, Status::Ok(0)).as_deref(), Some("O-006"));
 }

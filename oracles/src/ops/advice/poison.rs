@@ -2,6 +2,7 @@
 
 use super::{EBUSY, EFAULT, EHWPOISON, EINVAL, EIO, ENOMEM};
 use crate::mutants::Mutant;
+use crate::ops::file::zap;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want, signal_text};
 use crate::touch::{Access, Touch, touch};
@@ -167,9 +168,21 @@ fn poison(w: &mut World, body: BodyId, vma: &Vma) {
         .filter(|(_, _, slot)| *slot == Slot::Page(body))
         .map(|(id, at, _)| (id, at))
         .collect();
-    for (id, at) in mapped {
+    for (id, at) in mapped.into_iter().chain(perhaps_mapped(w, body)) {
         w.set_entry(id, at, Some(Entry { slot: Slot::HwPoison, wp: false }));
     }
+}
+
+/// Unsure entries of the page in files with huge pages, where a poison entry may be none as well.
+fn perhaps_mapped(w: &World, body: BodyId) -> Vec<(ProcId, u64)> {
+    let Some((key, idx)) = w.bodies[body].file.filter(|(key, _)| w.files[*key].maybe_huge) else {
+        return Vec::new();
+    };
+    let unit = w.files[key].page.bytes();
+    let found = zap::mappings(w, key, idx * unit, (idx + 1) * unit);
+    let unsure =
+        |m: &zap::Mapping| w.entry(m.proc, m.start).is_some_and(|e| e.slot == Slot::Unsure);
+    found.into_iter().filter(unsure).map(|m| (m.proc, m.start)).collect()
 }
 
 /// The signal beside the return.
