@@ -1,6 +1,6 @@
-//! Where the guest agent is found.
+//! Where the guest agent and the base fixes for kernels are found.
 //!
-//! `$HGM_AGENT`, else beside the `hgm` binary, else in the build folder of the workspace.
+//! `$HGM_AGENT` and `$HGM_FIXES`, else beside the `hgm` binary, else in the workspace.
 
 use crate::exit::ExpectedError;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,34 @@ fn agent_places() -> Vec<PathBuf> {
     places.extend(workspace.map(|dir| dir.join("target").join(AGENT_BUILT)));
     places.dedup();
     places
+}
+
+/// Folder of base fixes beside `hgm`.
+const FIXES_NAME: &str = "hgm-fixes";
+
+/// The folder of base fixes, one folder a kernel series in it.
+pub fn fixes() -> Result<PathBuf, ExpectedError> {
+    let set = std::env::var_os("HGM_FIXES").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let places = match set {
+        Some(dir) => vec![dir],
+        None => {
+            let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+            let beside = own_dir().map(|dir| dir.join(FIXES_NAME));
+            let there = workspace.map(|dir| dir.join("vmimages/fixes"));
+            beside.into_iter().chain(there).collect()
+        }
+    };
+    match places.iter().find(|dir| dir.is_dir()) {
+        Some(dir) => Ok(dir.clone()),
+        None => {
+            let looked: Vec<String> = places.iter().map(|dir| dir.display().to_string()).collect();
+            Err(ExpectedError::infrastructure(
+                "no folder of base fixes found",
+                "set HGM_FIXES to vmimages/fixes of a checkout, or pass --no-base-fixes",
+            )
+            .cause(format!("looked at {}", looked.join(", "))))
+        }
+    }
 }
 
 fn own_dir() -> Option<PathBuf> {

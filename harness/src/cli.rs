@@ -82,7 +82,7 @@ pub struct DoctorArgs {
     pub skip: Vec<String>,
 }
 
-/// Register kernels and list them.
+/// Register kernels, build them, and list them.
 #[derive(Clone, Debug, Args)]
 pub struct KernelArgs {
     #[command(subcommand)]
@@ -92,6 +92,7 @@ pub struct KernelArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum KernelVerb {
     Add(KernelAddArgs),
+    Build(KernelBuildArgs),
     List(KernelListArgs),
     Selftest(KernelSelftestArgs),
 }
@@ -108,6 +109,47 @@ pub struct KernelAddArgs {
     /// Modules folder that belongs to the image (a lib/modules/RELEASE tree).
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
+}
+
+/// Build a kernel from sources and patches, and register it.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm kernel build --source debian:6.1 --preset kasan\n  \
+                        hgm kernel build --source ~/linux --preset race --name mine\n  \
+                        hgm kernel build --source debian:6.1 --patch series.mbox --preset kasan\n\n\
+                        The sources are copied: your tree is never written. The next build of the \
+                        same\npreset and tree compiles only what changed; the same inputs are \
+                        not built again.\nmake runs without network and sees nothing but the \
+                        tools and the build folder.\nEnds with 101 if the kernel does not build.")]
+pub struct KernelBuildArgs {
+    /// debian:6.1, debian:6.12, an exact version (debian:6.1.192-2), or a kernel source tree.
+    #[arg(long, value_name = "SPEC|DIR")]
+    pub source: String,
+    /// Patch for `patch -p1`, mailbox of a series, or folder of patches; may be repeated.
+    #[arg(long = "patch", value_name = "FILE|DIR", action = ArgAction::Append)]
+    pub patches: Vec<PathBuf>,
+    /// Which configuration: plain is fast, kasan and race find more and are slow.
+    #[arg(long, value_enum, default_value_t = PresetChoice::Plain)]
+    pub preset: PresetChoice,
+    /// Name to register it under [default: the preset and what it was built of].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Compilers at a time [default: one per CPU].
+    #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
+    /// Leave out the fixes debug presets get for known faults of the base tree.
+    #[arg(long)]
+    pub no_base_fixes: bool,
+}
+
+/// Kernel configurations of the house.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PresetChoice {
+    /// Every feature under test, cheap detectors only.
+    Plain,
+    /// KASAN, lockdep, DEBUG_VM, page_table_check, KCOV, fault injection.
+    Kasan,
+    /// Full preemption, and KCSAN where the compiler has it.
+    Race,
 }
 
 /// List registered kernels.
@@ -149,6 +191,9 @@ pub struct FuzzArgs {
     /// Registered kernel, by name or shortest unique prefix.
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
+    /// Use the bzImage built in this kernel tree, as it is; nothing is built.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "resume"])]
+    pub tree: Option<PathBuf>,
     /// Stop after this long: 90s, 10m, 8h. Without it and --programs, runs until stopped.
     #[arg(long = "for", value_name = "TIME", value_parser = duration_arg)]
     pub duration: Option<String>,
@@ -217,6 +262,9 @@ pub struct RunArgs {
     /// Registered kernel, by name or shortest unique prefix.
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
+    /// Use the bzImage built in this kernel tree, as it is; nothing is built.
+    #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
+    pub tree: Option<PathBuf>,
     /// Look at every mapping after each op, or only where the program asks.
     #[arg(long, value_enum)]
     pub look: Option<LookChoice>,

@@ -184,6 +184,11 @@ impl Config {
         Ok(build(profile, file, values))
     }
 
+    /// Whether nobody set `key`.
+    pub fn is_default(&self, key: &str) -> bool {
+        self.settings.iter().any(|s| s.key == key && s.origin == Origin::Default)
+    }
+
     /// Defaults only, for verbs that must work beside a broken file.
     pub fn builtin() -> Config {
         build("default".to_owned(), None, defaults())

@@ -79,6 +79,7 @@ pub const CHECKS: &[(&str, Look)] = &[
     ("agent", agent),
     ("kernels", kernels),
     ("apt", apt),
+    ("build", build),
 ];
 
 /// Runs the checks that are not skipped.
@@ -280,6 +281,20 @@ fn apt(_: &Context) -> Found {
             "register a bzImage by its path instead: hgm kernel add BZIMAGE --modules DIR",
         )
     }
+}
+
+/// Only `hgm kernel build` needs these.
+fn build(_: &Context) -> Found {
+    let (mut missing, mut packages) = vmimages::missing_tools();
+    if find_tool(OsStr::new("bwrap")).is_none() {
+        missing.push("bwrap (builds run without a sandbox)".into());
+        packages.push("bubblewrap".into());
+    }
+    if missing.is_empty() {
+        return ok("hgm kernel build can run");
+    }
+    let fix = format!("apt-get install {}, or ci/install --kernel-build", packages.join(" "));
+    warn(format!("for hgm kernel build this is missing: {}", missing.join(", ")), fix)
 }
 
 /// A path as it is, or a name looked up in PATH.

@@ -138,12 +138,28 @@ impl From<vmimages::ImageError> for ExpectedError {
         let exit = match &error {
             E::UnknownSpec { .. }
             | E::NotAKernel { .. }
+            | E::NoImage { .. }
             | E::NoPackage { .. }
             | E::BadPackage { .. }
             | E::MissingModule { .. } => Exit::Config,
             _ => Exit::Infrastructure,
         };
         ExpectedError::new(exit, error.to_string(), error.help())
+    }
+}
+
+impl From<vmimages::BuildError> for ExpectedError {
+    /// A tree that does not become a kernel has a code of its own.
+    fn from(error: vmimages::BuildError) -> Self {
+        let exit = match error {
+            vmimages::BuildError::Image(error) => return error.into(),
+            _ if error.is_users_mistake() => Exit::Config,
+            _ if error.is_trees_fault() => Exit::KernelBuild,
+            _ => Exit::Infrastructure,
+        };
+        let (cause, help) = (error.cause().join("\n"), error.help());
+        let expected = ExpectedError::new(exit, error.to_string(), help);
+        if cause.is_empty() { expected } else { expected.cause(cause) }
     }
 }
 

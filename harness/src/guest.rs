@@ -3,15 +3,18 @@
 
 use crate::assets;
 use crate::cli::{AccelChoice, LookChoice};
+use crate::config::Config;
 use crate::context::Context;
 use crate::exit::ExpectedError;
 use crate::pool::{Cradle, PoolSpec};
+use crate::term::clean_str;
 use case::link::Look;
 use oracles::known::Known;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use vm::{Accel, Snapshots, VmSpec};
-use vmimages::Kernel;
+use vmimages::{Kernel, Weight};
 
 /// Name of the list of known deviations beside a kernel's image.
 const KNOWN: &str = "known.toml";
@@ -25,6 +28,11 @@ pub fn kernel(ctx: &Context, earlier: Option<&str>) -> Result<Kernel, ExpectedEr
             "register it again with hgm kernel add, or pass --kernel with another",
         )
     })
+}
+
+/// The kernel built in the user's own tree, registered as it is.
+pub fn tree_kernel(ctx: &Context, tree: &Path) -> Result<Kernel, ExpectedError> {
+    Ok(vmimages::add_tree(&ctx.home, tree, &mut |line| ctx.term.note(&clean_str(line)))?)
 }
 
 /// Known deviations: the built-in list and the one beside the image.
@@ -51,15 +59,16 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
     let initrd = vmimages::initramfs(&ctx.home, kernel, &agent)
         .map_err(|error| ExpectedError::infrastructure(error.to_string(), error.help()))?;
     let config = &ctx.config;
+    let limits = Limits::of(config, kernel.weight());
     let mut vm = VmSpec {
         qemu: config.qemu.clone(),
         kernel: kernel.image.clone(),
         initrd,
-        memory_mib: config.memory_mib,
+        memory_mib: limits.memory_mib,
         cpus: config.vcpus,
         accel: Accel::Tcg,
         dir: dir.to_owned(),
-        boot_timeout: config.boot_timeout,
+        boot_timeout: limits.boot_timeout,
         extra_cmdline: config.cmdline.clone(),
         serial_link: false,
         cover: None,
@@ -83,10 +92,61 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         vm,
         cradle: Arc::new(cradle),
         look,
-        op_timeout: config.op_timeout,
+        op_timeout: limits.op_timeout,
         depth: config.batch as usize,
         programs_max: config.vm_programs_max,
         replace_on_violation: true,
         known: Arc::new(known(kernel)?),
     })
+}
+
+/// Sizes and deadlines of a VM. What the user set stands; a default follows the kernel's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    memory_mib: u32,
+    boot_timeout: Duration,
+    op_timeout: Duration,
+}
+
+impl Limits {
+    fn of(config: &Config, weight: Weight) -> Limits {
+        let mut limits = Limits {
+            memory_mib: config.memory_mib,
+            boot_timeout: config.boot_timeout,
+            op_timeout: config.op_timeout,
+        };
+        if config.is_default("memory_mib") {
+            limits.memory_mib += limits.memory_mib / 8 * weight.memory_eighths;
+        }
+        if config.is_default("boot_timeout_s") {
+            limits.boot_timeout *= weight.slowdown;
+        }
+        if config.is_default("op_timeout_ms") {
+            limits.op_timeout *= weight.slowdown;
+        }
+        limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+
+    #[test]
+    fn a_heavy_kernel_gets_more_unless_the_user_said_what() {
+        let heavy = Weight { slowdown: 6, memory_eighths: 2 };
+        let light = Weight { slowdown: 1, memory_eighths: 0 };
+        let mut config = Config::builtin();
+        let plain = Limits::of(&config, light);
+        assert_eq!(plain.memory_mib, config.memory_mib);
+        let kasan = Limits::of(&config, heavy);
+        assert_eq!(kasan.memory_mib, plain.memory_mib / 4 * 5);
+        assert_eq!(kasan.op_timeout, plain.op_timeout * 6);
+        assert_eq!(kasan.boot_timeout, plain.boot_timeout * 6);
+        for setting in &mut config.settings {
+            setting.origin = Origin::Flag("--set".into());
+        }
+        assert_eq!(Limits::of(&config, heavy), plain);
+    }
 }

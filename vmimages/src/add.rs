@@ -1,12 +1,14 @@
 //! Registering a kernel: from a name or a file to a directory that appears whole or not at all.
 
 use crate::modules::{self, Module};
-use crate::{ImageError, Kernel, Manifest, bzimage, debian, kernels_dir, load};
+use crate::{Build, ImageError, Kernel, Manifest, bzimage, debian, kernels_dir, load};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Largest image read, in bytes; a debug kernel's bzImage has some 20 MB.
 const IMAGE_BYTES_MAX: u64 = 256 << 20;
+/// The kernel's ELF file with its symbols, beside the image.
+const VMLINUX: &str = "vmlinux";
 
 /// Registers the kernel `spec` names and returns it; one that is there already is returned as it
 /// is. `modules` is a directory searched for the modules of a kernel given as a file. `log` hears
@@ -36,7 +38,7 @@ fn add_debian(home: &Path, what: &str, log: &mut dyn FnMut(&str)) -> Result<Kern
     let dir = make_dir(&kernels_dir(home))?;
     let temp = temp_dir(&dir)?;
     log(&format!("downloading {} {}", package.name, package.version));
-    let root = debian::fetch(&package, temp.path())?;
+    let root = debian::fetch(&package, temp.path(), debian::IMAGE_PARTS)?;
     let lacks = |what| ImageError::BadPackage { package: package.name.clone(), what };
     let boot = root.join("boot");
     let image = find(&boot, "vmlinuz-").ok_or_else(|| lacks("kernel image"))?;
@@ -47,6 +49,8 @@ fn add_debian(home: &Path, what: &str, log: &mut dyn FnMut(&str)) -> Result<Kern
         config: find(&boot, "config-"),
         modules: modules::collect(&root, log)?,
         image: bytes,
+        vmlinux: None,
+        build: None,
     };
     register(&dir, id, parts, log)
 }
@@ -62,8 +66,46 @@ fn add_file(
         let why = if path.is_dir() { "it is a directory" } else { "there is no such file" };
         return Err(ImageError::UnknownSpec { spec: spec.into(), why: why.into() });
     }
-    let bytes = read_image(&path)?;
-    let release = bzimage::release(&path, &bytes)?;
+    let full = path.canonicalize().map_err(ImageError::io("cannot resolve", &path))?;
+    let files = Files { source: format!("file {}", full.display()), config: None, vmlinux: None };
+    add_image(home, &path, modules, files, log)
+}
+
+/// Registers the kernel that was built in `tree`, a kernel source tree or the folder of an
+/// out-of-tree build. Nothing is built.
+pub fn add_tree(home: &Path, tree: &Path, log: &mut dyn FnMut(&str)) -> Result<Kernel, ImageError> {
+    let image = tree.join("arch/x86/boot/bzImage");
+    if !image.is_file() {
+        return Err(ImageError::NoImage { tree: tree.to_path_buf() });
+    }
+    let full = tree.canonicalize().map_err(ImageError::io("cannot resolve", tree))?;
+    let there = |name: &str| Some(tree.join(name)).filter(|path| path.is_file());
+    let files = Files {
+        source: format!("tree {}", full.display()),
+        config: there(".config"),
+        vmlinux: there("vmlinux"),
+    };
+    let has_modules = files.config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+    let has_modules = has_modules.is_none_or(|text| text.contains("\nCONFIG_MODULES=y\n"));
+    add_image(home, &image, has_modules.then_some(tree), files, log)
+}
+
+/// What lies beside an image.
+struct Files {
+    source: String,
+    config: Option<PathBuf>,
+    vmlinux: Option<PathBuf>,
+}
+
+fn add_image(
+    home: &Path,
+    path: &Path,
+    modules: Option<&Path>,
+    files: Files,
+    log: &mut dyn FnMut(&str),
+) -> Result<Kernel, ImageError> {
+    let bytes = read_image(path)?;
+    let release = bzimage::release(path, &bytes)?;
     let modules = match modules {
         Some(dir) => modules::collect(dir, log)?,
         None => Vec::new(),
@@ -79,28 +121,32 @@ fn add_file(
         log(&format!("{id}: already there"));
         return Ok(kernel);
     }
-    let full = path.canonicalize().map_err(ImageError::io("cannot resolve", &path))?;
     let parts = Parts {
         release,
-        source: format!("file {}", full.display()),
-        config: None,
+        source: files.source,
+        config: files.config,
         modules,
         image: bytes,
+        vmlinux: files.vmlinux,
+        build: None,
     };
     register(&make_dir(&kernels_dir(home))?, id, parts, log)
 }
 
 /// What a kernel's directory is made of.
-struct Parts {
-    release: String,
-    source: String,
-    config: Option<PathBuf>,
-    modules: Vec<Module>,
-    image: Vec<u8>,
+pub(crate) struct Parts {
+    pub release: String,
+    pub source: String,
+    pub config: Option<PathBuf>,
+    pub modules: Vec<Module>,
+    pub image: Vec<u8>,
+    pub vmlinux: Option<PathBuf>,
+    /// Of a kernel built here. Another build of the same id takes its place.
+    pub build: Option<Build>,
 }
 
 /// Writes everything into a hidden directory beside the others, then renames it.
-fn register(
+pub(crate) fn register(
     kernels: &Path,
     id: String,
     parts: Parts,
@@ -110,9 +156,12 @@ fn register(
     let stage = temp.path().join("kernel");
     make_dir(&stage.join("modules"))?;
     write_synced(&stage.join("vmlinuz"), &parts.image)?;
-    if let Some(config) = &parts.config {
-        let to = stage.join("config");
-        std::fs::copy(config, &to).map_err(ImageError::io("cannot write", &to))?;
+    for (from, name) in [(&parts.config, "config"), (&parts.vmlinux, VMLINUX)] {
+        let Some(from) = from else { continue };
+        let to = stage.join(name);
+        std::fs::copy(from, &to).map_err(ImageError::io("cannot write", &to))?;
+        let synced = std::fs::File::open(&to).and_then(|file| file.sync_all());
+        synced.map_err(ImageError::io("cannot write", &to))?;
     }
     let mut order = String::new();
     for module in &parts.modules {
@@ -127,13 +176,14 @@ fn register(
         release: parts.release,
         image_blake3: blake3::hash(&parts.image).to_hex().to_string(),
         modules: parts.modules.into_iter().map(|m| m.file).collect(),
+        build: parts.build,
     };
     let text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
     write_synced(&stage.join("kernel.json"), text.as_bytes())?;
 
     let target = kernels.join(&id);
-    if load(&target).is_none() {
-        // A broken leftover of the same id (no kernel.json) would make the rename fail.
+    if load(&target).is_none_or(|there| manifest.build.is_some() && there.build != manifest.build) {
+        // A broken leftover of the same id, or an earlier build, would make the rename fail.
         let _ = std::fs::rename(&target, temp.path().join("leftover"));
         let renamed = std::fs::rename(&stage, &target);
         // Another process may have registered the same kernel first: theirs is as good.
@@ -150,7 +200,7 @@ fn register(
     })
 }
 
-fn read_image(path: &Path) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>, ImageError> {
     let len = std::fs::metadata(path).map_err(ImageError::io("cannot read", path))?.len();
     if len > IMAGE_BYTES_MAX {
         let why = "it is larger than 256 MiB";
@@ -171,12 +221,12 @@ fn find(dir: &Path, prefix: &str) -> Option<PathBuf> {
     all.into_iter().next()
 }
 
-fn make_dir(dir: &Path) -> Result<PathBuf, ImageError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<PathBuf, ImageError> {
     std::fs::create_dir_all(dir).map_err(ImageError::io("cannot create", dir))?;
     Ok(dir.to_path_buf())
 }
 
-fn temp_dir(within: &Path) -> Result<tempfile::TempDir, ImageError> {
+pub(crate) fn temp_dir(within: &Path) -> Result<tempfile::TempDir, ImageError> {
     tempfile::Builder::new()
         .prefix(".new-")
         .tempdir_in(within)

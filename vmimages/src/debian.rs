@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 
 /// Packages listed in a help line.
 const OFFERED_MAX: usize = 12;
-/// What is taken out of a package, as tar patterns. The rest (300 MB of drivers) stays packed.
-const PARTS: [&str; 10] = [
+/// What is taken out of an image package, as tar patterns. The rest (300 MB of drivers) stays
+/// packed.
+pub const IMAGE_PARTS: &[&str] = &[
     "./boot/vmlinuz-*",
     "./boot/config-*",
     "*/kernel/arch/x86/kernel/*",
@@ -23,7 +24,7 @@ const PARTS: [&str; 10] = [
     "*/modules.order",
 ];
 
-/// A signed image package.
+/// A package: a signed image, or kernel sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
     pub name: String,
@@ -34,15 +35,11 @@ pub struct Package {
 /// (`6.1.0-50`, with or without `-amd64`).
 pub fn resolve(what: &str) -> Result<Package, ImageError> {
     let spec = format!("debian:{what}");
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if !what.starts_with(|c: char| c.is_ascii_digit())
-        || !what.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
-    {
+    if !is_version(what) {
         let why = "after `debian:` comes a version such as 6.1 or 6.1.0-50".into();
         return Err(ImageError::UnknownSpec { spec, why });
     }
-    let is_series = what.split_once('.').is_some_and(|(a, b)| digits(a) && digits(b));
-    let found = if is_series {
+    let found = if is_series(what) {
         newest(what)?
     } else {
         let abi = what.strip_suffix("-amd64").unwrap_or(what);
@@ -140,8 +137,9 @@ fn natural(a: &str, b: &str) -> Ordering {
     parts(a).cmp(&parts(b))
 }
 
-/// Downloads `package` into `dir` and unpacks the parts a guest needs; the tree's root.
-pub fn fetch(package: &Package, dir: &Path) -> Result<PathBuf, ImageError> {
+/// Downloads `package` into `dir` and unpacks the parts that `parts`, tar patterns, name; the
+/// tree's root.
+pub fn fetch(package: &Package, dir: &Path, parts: &[&str]) -> Result<PathBuf, ImageError> {
     let mut command = Command::new("apt-get");
     let exact = format!("{}={}", package.name, package.version);
     command.env("LC_ALL", "C").args(["-q", "download", &exact]).current_dir(dir);
@@ -154,11 +152,52 @@ pub fn fetch(package: &Package, dir: &Path) -> Result<PathBuf, ImageError> {
         .ok_or(ImageError::BadPackage { package: exact, what: ".deb file" })?;
     let root = dir.join("root");
     std::fs::create_dir(&root).map_err(ImageError::io("cannot create", &root))?;
-    unpack(&deb, &root)?;
+    unpack(&deb, &root, parts)?;
     Ok(root)
 }
 
-fn unpack(deb: &Path, root: &Path) -> Result<(), ImageError> {
+/// The package of kernel sources `what` means: a series (`6.1`) or an exact version of one
+/// (`6.1.192-2`).
+pub fn resolve_source(what: &str) -> Result<Package, ImageError> {
+    let spec = format!("debian:{what}");
+    is_version(what).then_some(()).ok_or_else(|| ImageError::UnknownSpec {
+        spec: spec.clone(),
+        why: "after `debian:` comes a version such as 6.1 or 6.1.192-2".into(),
+    })?;
+    let series: Vec<&str> = what.split(['.', '-', '+']).take(2).collect();
+    let name = format!("linux-source-{}", series.join("."));
+    let asked = if is_series(what) { name } else { format!("{name}={what}") };
+    if let Some((package, _)) = show(&asked)? {
+        return Ok(package);
+    }
+    let mut command = apt_cache();
+    command.args(["pkgnames", "linux-source-"]);
+    let text = String::from_utf8_lossy(&output(command, "apt")?).into_owned();
+    let mut offered: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("linux-source-"))
+        .filter(|rest| is_series(rest))
+        .map(|rest| format!("debian:{rest}"))
+        .collect();
+    offered.sort_by(|a, b| natural(a, b));
+    if offered.is_empty() {
+        return Err(ImageError::NoLists { spec });
+    }
+    Err(ImageError::NoPackage { spec, offered })
+}
+
+fn is_version(what: &str) -> bool {
+    what.starts_with(|c: char| c.is_ascii_digit())
+        && what.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
+}
+
+/// `6.1`: two numbers and nothing else.
+fn is_series(what: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    what.split_once('.').is_some_and(|(a, b)| digits(a) && digits(b))
+}
+
+fn unpack(deb: &Path, root: &Path, parts: &[&str]) -> Result<(), ImageError> {
     let mut unpacker = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(deb)
@@ -168,7 +207,7 @@ fn unpack(deb: &Path, root: &Path) -> Result<(), ImageError> {
         .spawn()
         .map_err(|e| spawn_error("dpkg-deb", "dpkg", &e))?;
     let mut tar = Command::new("tar");
-    tar.args(["--extract", "--no-same-owner", "--wildcards", "--directory"]).arg(root).args(PARTS);
+    tar.args(["--extract", "--no-same-owner", "--wildcards", "--directory"]).arg(root).args(parts);
     if let Some(pipe) = unpacker.stdout.take() {
         tar.stdin(pipe);
     }
@@ -255,8 +294,9 @@ mod tests {
     #[test]
     fn what_is_no_version_never_reaches_apt() {
         for bad in ["", "sid", "6.1;reboot", "../x", "-o=x"] {
-            let err = resolve(bad).unwrap_err();
-            assert!(matches!(err, ImageError::UnknownSpec { .. }), "{bad}: {err}");
+            for err in [resolve(bad).unwrap_err(), resolve_source(bad).unwrap_err()] {
+                assert!(matches!(err, ImageError::UnknownSpec { .. }), "{bad}: {err}");
+            }
         }
     }
 }

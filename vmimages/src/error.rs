@@ -11,6 +11,8 @@ pub enum ImageError {
     UnknownSpec { spec: String, why: String },
     #[error("{path} is not a bootable x86 kernel image: {why}")]
     NotAKernel { path: PathBuf, why: &'static str },
+    #[error("{tree} holds no arch/x86/boot/bzImage")]
+    NoImage { tree: PathBuf },
     #[error("apt knows no Debian kernel for `{spec}`: its package lists are empty")]
     NoLists { spec: String },
     #[error("apt offers no kernel package for `{spec}`")]
@@ -49,6 +51,10 @@ impl ImageError {
             ImageError::NotAKernel { .. } => {
                 "give the bzImage (arch/x86/boot/bzImage of a built tree), not vmlinux".into()
             }
+            ImageError::NoImage { tree } => format!(
+                "build it there (make bzImage), or here: hgm kernel build --source {}",
+                tree.display()
+            ),
             ImageError::NoLists { .. } => "run `apt-get update` as root, then try again".into(),
             ImageError::NoPackage { offered, .. } if offered.is_empty() => {
                 "run `apt-get update` as root, or name another series".into()

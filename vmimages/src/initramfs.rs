@@ -116,6 +116,9 @@ mod tests {
             modules,
             dir: dir.into(),
             source: "test".into(),
+            release: "6.1.0".into(),
+            vmlinux: None,
+            build: None,
         }
     }
 

@@ -1,22 +1,27 @@
 //! Something bootable: kernels under test and the initramfs that carries the guest agent.
 //!
-//! A kernel lives in `HOME/kernels/ID/{vmlinuz, config, modules/*.ko, modules/order, kernel.json}`
-//! and never changes once it is registered. An initramfs is keyed by the hash of what went into
-//! it. Nothing here starts a VM or knows what a program is.
+//! A kernel lives in `HOME/kernels/ID/{vmlinuz, config, vmlinux, modules/*.ko, modules/order,
+//! kernel.json}` and appears there whole. It never changes, but for a kernel built here, whose
+//! place the next build of the same name takes. An initramfs is keyed by the hash of what went
+//! into it. Nothing here starts a VM or knows what a program is.
 
 #![forbid(unsafe_code)]
 
 mod add;
+mod build;
 mod bzimage;
 mod cpio;
 mod debian;
 mod error;
 mod initramfs;
 mod modules;
+mod weight;
 
-pub use add::add;
+pub use add::{add, add_tree};
+pub use build::{BuildError, BuildSpec, Built, Event, Preset, build, missing_tools};
 pub use error::ImageError;
 pub use initramfs::initramfs;
+pub use weight::Weight;
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -34,6 +39,40 @@ pub struct Kernel {
     pub dir: PathBuf,
     /// Where it came from, for people.
     pub source: String,
+    /// What `uname -r` says in it.
+    pub release: String,
+    /// Its ELF file with symbols, where it is known.
+    pub vmlinux: Option<PathBuf>,
+    /// How it was built, if it was built here.
+    pub build: Option<Build>,
+}
+
+/// What went into a kernel that was built here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// Hash over everything below; the same key is the same kernel.
+    pub key: String,
+    pub preset: String,
+    /// blake3 of the sources as they were before any patch, hex.
+    pub source_blake3: String,
+    /// In the order they were applied: the user's, then base fixes.
+    pub patches: Vec<AppliedPatch>,
+    /// First line of the compiler's `--version`.
+    pub compiler: String,
+    /// blake3 of the final `.config`, hex.
+    pub config_blake3: String,
+    /// Optional lines of the preset this tree or compiler could not give, with why.
+    pub left_out: Vec<String>,
+}
+
+/// A patch in a built kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedPatch {
+    pub name: String,
+    /// blake3 of the patch, hex.
+    pub blake3: String,
+    /// One of ours for a fault of the base tree.
+    pub base_fix: bool,
 }
 
 /// What `kernel.json` holds.
@@ -47,6 +86,8 @@ struct Manifest {
     image_blake3: String,
     /// File names under `modules/`, in load order.
     modules: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    build: Option<Build>,
 }
 
 /// Registered kernels, sorted by id. A directory whose `kernel.json` is absent, unreadable or of
@@ -84,5 +125,8 @@ fn load(dir: &Path) -> Option<Kernel> {
         modules,
         dir: dir.to_path_buf(),
         source: manifest.source,
+        release: manifest.release,
+        vmlinux: Some(dir.join("vmlinux")).filter(|path| path.is_file()),
+        build: manifest.build,
     })
 }

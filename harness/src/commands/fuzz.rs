@@ -27,7 +27,10 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
         }
         None => (None, None),
     };
-    let kernel = guest::kernel(ctx, earlier.as_ref().map(|meta| meta.kernel.as_str()))?;
+    let kernel = match &args.tree {
+        Some(tree) => guest::tree_kernel(ctx, tree)?,
+        None => guest::kernel(ctx, earlier.as_ref().map(|meta| meta.kernel.as_str()))?,
+    };
     let seed = args.seed.or(earlier.as_ref().map(|meta| meta.seed)).unwrap_or_else(clock_seed);
     let run = match run {
         Some(run) => run,

@@ -1,5 +1,6 @@
 //! One file per verb; each has `run(args, ctx) -> anyhow::Result<Exit>`.
 
+pub mod build;
 pub mod completions;
 pub mod config;
 pub mod corpus;

@@ -24,7 +24,10 @@ enum Ended {
 
 pub fn run(args: &RunArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let program = read_program(&args.file)?;
-    let kernel = ctx.kernel()?;
+    let kernel = match &args.tree {
+        Some(tree) => guest::tree_kernel(ctx, tree)?,
+        None => ctx.kernel()?,
+    };
     let dir = tempfile::Builder::new().prefix("hgm-run-").tempdir()?;
     let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
     let mut note = |line: &str| ctx.term.note(&clean_str(line));
