@@ -19,8 +19,9 @@ const RETRIES: usize = 32;
 const TRIES_MAX: u16 = 200;
 /// Messages recorded per program.
 const RECORD_MAX: usize = 4096;
-/// How long a line waits for the handlers to become idle after its op.
-const SETTLE_NS: u64 = 50_000_000;
+/// How long a line waits for the handlers to become idle after its op. On a busy host a thread may
+/// stand still for long between a message and its record.
+const SETTLE_NS: u64 = 500_000_000;
 
 /// What handler threads and the worker share.
 struct Record {

@@ -261,7 +261,10 @@ impl<'p> Run<'p> {
         handler::settle(self.shared.board);
         let lines = &mut self.lines;
         handler::take_events(&mut |line: u16, seen: FaultSeen| {
-            if let Some(line) = lines.get_mut(usize::from(line)) {
+            // Messages of one line may come in several parts, each with less than its fill.
+            if let Some(line) = lines.get_mut(usize::from(line))
+                && line.events.len() < case::limits::EVENTS_MAX
+            {
                 line.events.push(seen);
             }
         });
