@@ -213,7 +213,7 @@ pub struct World {
     pub thp_shmem: u32,
     /// A NUMA policy was set, so a pool may have free pages that may not be taken.
     pub numa_bound: bool,
-    /// Some mapping changed its protection, so entries may be read-only until the next store.
+    /// Some mapping changed its protection, or userfaultfd that of its pages, so entries may be read-only until the next store.
     pub mprotected: bool,
     /// Messages this line must have produced, in order; cleared by the judge before each line.
     pub expected_events: Vec<ExpectedEvent>,

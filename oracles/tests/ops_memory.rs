@@ -678,3 +678,21 @@ fn poison_of_a_huge_file_page_may_outlive_it() {
     assert_eq!(lines(false, pm::SWAP, Status::Ok(0)).as_deref(), Some("A-093"));
     assert_eq!(lines(false, 0, Status::Ok(0)).as_deref(), Some("O-006"));
 }
+
+#[test]
+fn resolved_protection_may_leave_pages_no_collapse_takes() {
+    let lines = |uffd: bool, mask: i64| {
+        let mut lines = vec![ok("mmap at=r0 len=2M"), ok("write at=r0 len=2M")];
+        if uffd {
+            lines.push(ok("u0 = uffd features=pagefault_flag_wp"));
+            lines.push(with("register uffd=u0 at=r0 len=2M modes=wp", Status::Ok(mask)));
+            lines.push(ok("writeprotect uffd=u0 at=r0 len=2M flags=none"));
+            lines.push(ok("unregister uffd=u0 at=r0 len=2M"));
+        }
+        lines.push(err("madvise at=r0 len=2M advice=collapse", EINVAL));
+        lines
+    };
+    assert_eq!(verdict(false, lines(true, 0x5c), 0), None);
+    assert_eq!(verdict(false, lines(false, 0x5c), 0).as_deref(), Some("A-003"));
+    assert_eq!(verdict(true, lines(true, 0x17c), 0).as_deref(), Some("A-003"));
+}

@@ -122,8 +122,15 @@ fn ioctls(family: Family, modes: UffdModes, hugetlb: bool) -> i64 {
     basic | wp | minor
 }
 
+/// Changing protection gives all entries of a range the mapping's own, which is read-only for
+/// private memory (uffd_wp_range); 6.12 makes them writable again (MM_CP_TRY_CHANGE_WRITABLE).
+fn settles_read_only(w: &mut World) {
+    w.mprotected |= w.family == Family::U61;
+}
+
 /// Clears wp bits and markers of a range.
 pub(super) fn resolve_wp(w: &mut World, proc: ProcId, start: u64, end: u64) {
+    settles_read_only(w);
     let Some(p) = w.proc_mut(proc) else { return };
     let touched: Vec<(u64, Entry)> = p
         .entries
