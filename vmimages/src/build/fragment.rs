@@ -19,7 +19,7 @@ pub struct Wish {
 
 impl Wish {
     /// The line as it stands in a `.config`.
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         line(&self.name, &self.value)
     }
 }

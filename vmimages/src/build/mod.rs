@@ -143,7 +143,7 @@ pub fn build(
         config_blake3: String::new(),
         left_out: Vec::new(),
     };
-    build.key = key(&build, spec.preset);
+    build.key = key(&build, &spec.preset.wishes()?);
     if let Some(kernel) = load(&kernels_dir(spec.home).join(&id)) {
         match &kernel.build {
             Some(there) if there.key == build.key => {
@@ -325,15 +325,15 @@ fn compiler() -> Result<String, BuildError> {
 }
 
 /// One hash over all that decides what comes out.
-fn key(build: &Build, preset: Preset) -> String {
+fn key(build: &Build, wishes: &[Wish]) -> String {
     let mut hash = blake3::Hasher::new();
     let mut put = |text: &str| {
         hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     };
-    for text in [RECIPE, &build.source_blake3, preset.name(), &build.compiler] {
+    for text in [RECIPE, &build.source_blake3, &build.preset, &build.compiler] {
         put(text);
     }
-    preset.texts().iter().for_each(|text| put(text));
+    wishes.iter().for_each(|wish| put(&wish.line()));
     build.patches.iter().for_each(|patch| put(&patch.blake3));
     hash.finalize().to_hex().to_string()
 }

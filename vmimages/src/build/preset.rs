@@ -43,7 +43,7 @@ impl Preset {
     }
 
     /// Its fragments, in the order they are laid over each other.
-    pub const fn texts(self) -> &'static [&'static str] {
+    const fn texts(self) -> &'static [&'static str] {
         match self {
             Preset::Plain => &[PLAIN],
             Preset::Kasan => &[PLAIN, KASAN],

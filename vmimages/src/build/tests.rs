@@ -46,11 +46,15 @@ fn inputs() -> Build {
 
 #[test]
 fn every_input_is_in_the_key_and_nothing_else() {
-    let first = key(&inputs(), Preset::Kasan);
-    assert_eq!(key(&inputs(), Preset::Kasan), first);
-    assert_ne!(key(&inputs(), Preset::Plain), first);
-    let changes: [fn(&mut Build); 5] = [
+    let wishes = fragment::parse("CONFIG_A=y\nCONFIG_B=y\n").unwrap();
+    let first = key(&inputs(), &wishes);
+    assert_eq!(key(&inputs(), &wishes), first);
+    let words = fragment::parse("# words\nCONFIG_A=y\n# optional: x\nCONFIG_B=y\n").unwrap();
+    assert_eq!(key(&inputs(), &words), first, "comments decide nothing");
+    assert_ne!(key(&inputs(), &wishes[1..]), first);
+    let changes: [fn(&mut Build); 6] = [
         |b| b.source_blake3 = "t".into(),
+        |b| b.preset = "plain".into(),
         |b| b.compiler = "gcc 13".into(),
         |b| b.patches.reverse(),
         |b| drop(b.patches.pop()),
@@ -59,11 +63,11 @@ fn every_input_is_in_the_key_and_nothing_else() {
     for change in changes {
         let mut other = inputs();
         change(&mut other);
-        assert_ne!(key(&other, Preset::Kasan), first);
+        assert_ne!(key(&other, &wishes), first);
     }
     let mut renamed = inputs();
     renamed.patches[0].name = "z".into();
-    assert_eq!(key(&renamed, Preset::Kasan), first, "a name decides nothing");
+    assert_eq!(key(&renamed, &wishes), first, "a name decides nothing");
 }
 
 #[test]
@@ -119,4 +123,25 @@ fn a_source_that_is_none_starts_nothing() {
     let error = build(&spec, &|| false, &mut |_| ()).unwrap_err();
     assert!(matches!(error, BuildError::BadName { .. }), "{error}");
     assert!(!home.path().join("builds").exists());
+}
+
+#[test]
+fn the_base_fixes_of_the_house_say_why_and_touch_something() {
+    let fixes = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixes");
+    for needed in ["LICENSE", "README.md"] {
+        assert!(fixes.join(needed).is_file(), "{needed}");
+    }
+    let series: Vec<PathBuf> = std::fs::read_dir(&fixes)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert!(series.iter().any(|dir| dir.ends_with("6.1")));
+    for patch in patches::load(&series).unwrap() {
+        let text = String::from_utf8_lossy(&patch.bytes).into_owned();
+        let (message, diff) = text.split_once("\n---\n").expect("a message above the diff");
+        assert!(message.starts_with("Subject: [PATCH] mm/"), "{}", patch.name);
+        assert!(message.lines().count() > 5 && diff.contains("\n@@ "), "{}", patch.name);
+    }
 }
