@@ -5,6 +5,7 @@ use crate::cli::KernelSelftestArgs;
 use crate::context::Context;
 use crate::exit::{Exit, ExpectedError, nearest};
 use crate::guest;
+use crate::pool::PoolSpec;
 use crate::selftest::{FAULTS, Fault, Row};
 use crate::term::{Tone, clean_str, columns};
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use oracles::console::{Report, scan};
 use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vm::{Vm, VmSpec};
+use vm::Vm;
 
 /// From the provocation to its report: RCU stalls take longest.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -33,10 +34,10 @@ pub fn run(args: &KernelSelftestArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let faults = chosen(&args.only)?;
     let kernel = ctx.kernel_named(&args.kernel)?;
     let scratch = tempfile::Builder::new().prefix("hgm-selftest-").tempdir()?;
-    let spec = guest::pool_spec(ctx, &kernel, scratch.path())?.vm;
+    let spec = guest::pool_spec(ctx, &kernel, scratch.path())?;
     let mut rows = Vec::new();
     for fault in faults {
-        let row = repeat(fault, args.times, &spec, args.save.as_deref())?;
+        let row = repeat(fault, args, &spec, ctx)?;
         ctx.term.note(&format!("{}: {}", fault.name, word(&row)));
         rows.push(row);
     }
@@ -69,10 +70,23 @@ fn chosen(only: &[String]) -> Result<Vec<&'static Fault>, ExpectedError> {
     only.iter().map(one).collect()
 }
 
-fn repeat(fault: &Fault, times: u32, spec: &VmSpec, save: Option<&Path>) -> anyhow::Result<Row> {
+fn repeat(
+    fault: &Fault,
+    args: &KernelSelftestArgs,
+    spec: &PoolSpec,
+    ctx: &Context,
+) -> anyhow::Result<Row> {
     let mut row = Row::of(fault);
-    for _ in 0..times {
-        match provoke(fault, spec)? {
+    for _ in 0..args.times {
+        let shown = {
+            let mut say = |line: &str| ctx.term.note(&clean_str(line));
+            let started = spec
+                .cradle
+                .start(&spec.vm, &mut say)
+                .map_err(|error| ExpectedError::infrastructure(error.to_string(), error.help()))?;
+            provoke(fault, started.0)
+        };
+        match shown {
             Shown::Refused(errno) => {
                 row.skipped = Some(format!("this kernel has no {} ({errno})", fault.crash_type));
                 break;
@@ -80,7 +94,7 @@ fn repeat(fault: &Fault, times: u32, spec: &VmSpec, save: Option<&Path>) -> anyh
             Shown::Console(console) => {
                 let reports = scan(&console);
                 row.count(fault, &reports);
-                if let (Some(dir), Some(first)) = (save, reports.first()) {
+                if let (Some(dir), Some(first)) = (&args.save, reports.first()) {
                     keep(dir, fault, &console, first)?;
                 }
             }
@@ -90,8 +104,7 @@ fn repeat(fault: &Fault, times: u32, spec: &VmSpec, save: Option<&Path>) -> anyh
 }
 
 /// One guest of its own: most faults leave it unusable.
-fn provoke(fault: &Fault, spec: &VmSpec) -> anyhow::Result<Shown> {
-    let mut vm = boot(spec)?;
+fn provoke(fault: &Fault, mut vm: Vm) -> Shown {
     let mark = vm.console_len();
     // A guest that dies of it at once has answered on the console.
     let _ = vm.send(&ToGuest::Provoke(fault.crash_type.into()));
@@ -101,7 +114,7 @@ fn provoke(fault: &Fault, spec: &VmSpec) -> anyhow::Result<Shown> {
     while start.elapsed() < PATIENCE {
         match vm.recv(TICK) {
             Ok(Some(FromGuest::Provoked { errno })) if errno != 0 => {
-                return Ok(Shown::Refused(errno));
+                return Shown::Refused(errno);
             }
             Ok(_) => {}
             Err(_) => {
@@ -117,16 +130,11 @@ fn provoke(fault: &Fault, spec: &VmSpec) -> anyhow::Result<Shown> {
             break;
         }
     }
-    Ok(Shown::Console(vm.console_since(mark)))
+    Shown::Console(vm.console_since(mark))
 }
 
 fn fits(fault: &Fault, report: &Report) -> bool {
     report.class == fault.class
-}
-
-fn boot(spec: &VmSpec) -> anyhow::Result<Vm> {
-    Vm::boot(spec)
-        .map_err(|error| ExpectedError::infrastructure(error.to_string(), error.help()).into())
 }
 
 /// The part of the console that is the report, for the reader's regression data.
