@@ -107,7 +107,7 @@ impl BuildError {
             }
             BuildError::Compile { log, .. } => format!("the whole log: {}", log.display()),
             BuildError::NoSpace { .. } => {
-                "free some GiB (a debug kernel takes 5), or choose another HGM_HOME; the same \
+                "free some GiB (sources and a debug kernel take 3), or choose another HGM_HOME; the same \
                  command then goes on where it stopped"
                     .into()
             }

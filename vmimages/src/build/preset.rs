@@ -36,9 +36,9 @@ impl Preset {
     /// Objects compiled from nothing, about; measured on 6.1.
     pub const fn objects(self) -> u32 {
         match self {
-            Preset::Plain => 1500,
-            Preset::Kasan => 1600,
-            Preset::Race => 1600,
+            Preset::Plain => 1350,
+            Preset::Kasan => 1400,
+            Preset::Race => 1350,
         }
     }
 
