@@ -114,6 +114,12 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
                 return Round::Again;
             }
             present_default(w, proc, &vma, unit, entry.wp);
+            let mapped = w.entry(proc, unit).is_some() && vma.backing != Backing::Anon;
+            let around = !vma.is_hugetlb() && !vma.armed(UffdModes::WP | UffdModes::MINOR);
+            if mapped && around && access == Access::Read {
+                // If a fault mapped it only now, that fault mapped its neighbours too.
+                haze_fault_around(w, proc, &vma, unit);
+            }
             Round::Again
         }
         Slot::Zero | Slot::Page(_) if access == Access::Read => Round::Ended(Touch::Done),

@@ -421,7 +421,10 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
 
 /// Does another mapping of the same shmem page wait for it? Filling the file fills it there too.
 fn awaited(w: &World, vma: &Vma, unit: u64) -> bool {
-    let Some((key, idx)) = vma.file_unit(unit).filter(|_| !vma.is_hugetlb()) else { return false };
+    if vma.is_hugetlb() {
+        return false;
+    }
+    let Some((key, idx)) = vma.file_unit(unit) else { return false };
     let found = zap::mappings(w, key, idx * PAGE, (idx + 1) * PAGE);
     found.iter().any(|m| m.vma.armed(UffdModes::MISSING))
 }

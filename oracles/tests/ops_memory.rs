@@ -696,3 +696,24 @@ fn resolved_protection_may_leave_pages_no_collapse_takes() {
     assert_eq!(verdict(false, lines(false, 0x5c), 0).as_deref(), Some("A-003"));
     assert_eq!(verdict(true, lines(true, 0x17c), 0).as_deref(), Some("A-003"));
 }
+
+#[test]
+fn each_read_fault_may_bring_its_own_neighbours() {
+    let lines = |far: u64| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("fallocate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M share=shared from=f0"),
+            ok("u0 = uffd features=missing_shmem handler=copy"),
+            with("register uffd=u0 at=r0 len=4M modes=missing", Status::Ok(0x13c)),
+            ok("read at=r0+1020K len=8K").reads(&[Word::Zero; 2]).pages(
+                0,
+                Place::new(0, far),
+                &[(1, FILE_PAGE, 9)],
+            ),
+        ]
+    };
+    passes(lines(1084 << 10));
+    breaks("O-006", lines(1092 << 10));
+}
