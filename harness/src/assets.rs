@@ -1,6 +1,7 @@
-//! Where the guest agent and the base fixes for kernels are found.
+//! Where the guest agent, the coverage plugin and the base fixes for kernels are found.
 //!
-//! `$HGM_AGENT` and `$HGM_FIXES`, else beside the `hgm` binary, else in the workspace.
+//! `$HGM_AGENT`, `$HGM_COVERAGE_PLUGIN` and `$HGM_FIXES`, else beside the `hgm` binary, else in the
+//! workspace.
 
 use crate::exit::ExpectedError;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,43 @@ pub fn fixes() -> Result<PathBuf, ExpectedError> {
             .cause(format!("looked at {}", looked.join(", "))))
         }
     }
+}
+
+/// Name of the coverage plugin, beside `hgm` and where cargo puts it.
+const PLUGIN_NAME: &str = "libhgm_coverage.so";
+
+/// The plugin QEMU loads to count executed kernel text, as an absolute path.
+pub fn plugin() -> Result<PathBuf, ExpectedError> {
+    let places = plugin_places();
+    let found = places.iter().find(|path| path.is_file());
+    match found.and_then(|path| path.canonicalize().ok()) {
+        Some(path) => Ok(path),
+        None => {
+            let looked: Vec<String> =
+                places.iter().map(|path| path.display().to_string()).collect();
+            Err(ExpectedError::infrastructure(
+                "no coverage plugin found",
+                "build it with ci/coverage, or set HGM_COVERAGE_PLUGIN to its path",
+            )
+            .cause(format!("looked at {}", looked.join(", "))))
+        }
+    }
+}
+
+fn plugin_places() -> Vec<PathBuf> {
+    if let Some(path) = std::env::var_os("HGM_COVERAGE_PLUGIN").filter(|value| !value.is_empty()) {
+        return vec![PathBuf::from(path)];
+    }
+    let mut places = Vec::new();
+    if let Some(dir) = own_dir() {
+        places.push(dir.join(PLUGIN_NAME));
+        // target/debug/hgm: the plugin is built once, in release.
+        places.extend(dir.parent().map(|target| target.join("release").join(PLUGIN_NAME)));
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    places.extend(workspace.map(|dir| dir.join("target/release").join(PLUGIN_NAME)));
+    places.dedup();
+    places
 }
 
 fn own_dir() -> Option<PathBuf> {

@@ -66,6 +66,7 @@ pub enum Verb {
     Run(RunArgs),
     Repro(ReproArgs),
     Regress(RegressArgs),
+    Report(ReportArgs),
     Corpus(CorpusArgs),
     Config(ConfigArgs),
     Completions(CompletionsArgs),
@@ -224,6 +225,36 @@ pub struct FuzzArgs {
     /// Boot every VM instead of cloning one that booted.
     #[arg(long)]
     pub no_snapshot: bool,
+    /// Who counts executed kernel text; auto is the plugin under TCG, KCOV under KVM.
+    #[arg(long, value_enum)]
+    pub coverage: Option<CoverageChoice>,
+    /// What the campaign is about: a kernel function, a file (mm/hugetlb.c), or a patch on disk.
+    /// Only their coverage counts; may be repeated.
+    #[arg(long, value_name = "FUNCTION|FILE|PATCH", action = ArgAction::Append)]
+    pub focus: Vec<String>,
+    /// What new programs are made by. `nothing` is for measuring what guidance is worth.
+    #[arg(long, value_enum)]
+    pub guide: Option<GuideChoice>,
+}
+
+/// Who counts executed kernel text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CoverageChoice {
+    Auto,
+    Plugin,
+    Kcov,
+    Off,
+}
+
+/// What new programs are made by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GuideChoice {
+    /// Mapping states and executed kernel text.
+    All,
+    /// Mapping states.
+    States,
+    /// Chance.
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -321,6 +352,22 @@ pub struct RegressArgs {
     /// Boot every VM instead of cloning one that booted.
     #[arg(long)]
     pub no_snapshot: bool,
+}
+
+/// Print what a run has kept.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm report --coverage\n  hgm report --coverage 20261121 \
+                        --json | jq '.files[] | select(.blocks == 0)'")]
+pub struct ReportArgs {
+    /// Functions of the kernel that were reached, and that were not, by file.
+    #[arg(long, required = true)]
+    pub coverage: bool,
+    /// Run, by id or shortest unique prefix [default: the latest].
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
+    /// Name every function, not only counts.
+    #[arg(long)]
+    pub functions: bool,
 }
 
 /// List, show, add and verify programs of a corpus folder.
@@ -439,6 +486,8 @@ impl Verb {
                 all.put("jobs", "--jobs", args.jobs.as_ref());
                 all.path("corpus", "--corpus", args.corpus.as_ref());
                 all.choice("accel", "--accel", args.accel);
+                all.choice("coverage", "--coverage", args.coverage);
+                all.choice("guide", "--guide", args.guide);
                 all.put("canaries", "--no-canaries", args.no_canaries.then_some(&false));
                 all.cold(args.no_snapshot);
             }
@@ -469,6 +518,7 @@ impl Verb {
                 all.path("corpus", "--corpus", dir.as_ref());
             }
             Verb::Doctor(_)
+            | Verb::Report(_)
             | Verb::Kernel(_)
             | Verb::Config(_)
             | Verb::Completions(_)

@@ -3,7 +3,7 @@
 //! Order, later wins: built-in default, `[profile.default]`, the chosen profile, `HGM_<KEY>`,
 //! flags. Every value remembers where it came from. An unknown key is an error, never ignored.
 
-use crate::cli::{AccelChoice, GlobalArgs, LookChoice, Override};
+use crate::cli::{AccelChoice, CoverageChoice, GlobalArgs, GuideChoice, LookChoice, Override};
 use crate::exit::{ExpectedError, nearest};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
@@ -67,6 +67,18 @@ pub const KEYS: &[Key] = &[
     key("confirm_times", int(1, 1000), "5", "replays of a violation before it is reported"),
     key("canaries", Kind::Bool, "true", "plant faults that the pipeline must find"),
     key("canary_every_s", int(10, 86400), "600", "seconds between planted faults"),
+    key(
+        "coverage",
+        Kind::Choice(&["auto", "plugin", "kcov", "off"]),
+        "auto",
+        "who counts executed kernel text; auto: the plugin under TCG, KCOV under KVM",
+    ),
+    key(
+        "guide",
+        Kind::Choice(&["all", "states", "nothing"]),
+        "all",
+        "what new programs are made by: states and coverage, states, or chance alone",
+    ),
     key("look", Kind::Choice(&["each", "asked"]), "each", "when mappings are looked at"),
     key("snapshots", Kind::Bool, "true", "clone VMs from one that booted, instead of booting each"),
     key("batch", int(1, 256), "16", "programs sent to a VM ahead of their results"),
@@ -135,6 +147,8 @@ pub struct Config {
     pub canary_every: Duration,
     pub look: LookChoice,
     pub snapshots: bool,
+    pub coverage: CoverageChoice,
+    pub guide: GuideChoice,
     pub batch: u32,
     pub vm_programs_max: u32,
     pub programs_min: u64,
@@ -247,6 +261,8 @@ fn build(profile: String, file: Option<PathBuf>, values: Values) -> Config {
         canary_every: seconds("canary_every_s"),
         look: LookChoice::from_str(&text("look"), false).unwrap_or(LookChoice::Asked),
         snapshots: text("snapshots") == "true",
+        coverage: CoverageChoice::from_str(&text("coverage"), false).unwrap_or(CoverageChoice::Off),
+        guide: GuideChoice::from_str(&text("guide"), false).unwrap_or(GuideChoice::All),
         batch: small("batch"),
         vm_programs_max: small("vm_programs_max"),
         programs_min: number("programs_min"),

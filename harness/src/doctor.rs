@@ -77,6 +77,7 @@ pub const CHECKS: &[(&str, Look)] = &[
     ("kvm", kvm),
     ("namespaces", namespaces),
     ("agent", agent),
+    ("coverage", coverage),
     ("kernels", kernels),
     ("apt", apt),
     ("build", build),
@@ -251,6 +252,23 @@ fn agent(_: &Context) -> Found {
     match assets::agent() {
         Ok(path) => ok(path.display().to_string()),
         Err(error) => fail(error.message, error.help),
+    }
+}
+
+/// Campaigns run without; they are blinder then.
+fn coverage(ctx: &Context) -> Found {
+    let plugin = match assets::plugin() {
+        Ok(plugin) => plugin,
+        Err(error) => {
+            return warn(format!("{}; campaigns count no kernel text", error.message), error.help);
+        }
+    };
+    match vm::probe_plugin(&ctx.config.qemu, &plugin) {
+        Ok(()) => ok(plugin.display().to_string()),
+        Err(why) => warn(
+            format!("QEMU does not take {}: {why}", plugin.display()),
+            "use a QEMU built with plugins that speaks plugin API 1 (6.0 to 8.x)",
+        ),
     }
 }
 

@@ -97,6 +97,7 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         programs_max: config.vm_programs_max,
         replace_on_violation: true,
         known: Arc::new(known(kernel)?),
+        cover: None,
     })
 }
 

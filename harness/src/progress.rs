@@ -18,6 +18,8 @@ pub struct Figures {
     pub programs: u64,
     pub ops: u64,
     pub states: usize,
+    /// Blocks of kernel text, where they are counted.
+    pub blocks: Option<usize>,
     pub corpus: usize,
     pub findings: usize,
     pub known: usize,
@@ -45,12 +47,13 @@ impl Figures {
 
     fn line(&self) -> String {
         let secs = self.elapsed.as_secs_f64().max(0.001);
+        let blocks = self.blocks.map(|n| format!(", {n} blocks")).unwrap_or_default();
         let left = match self.total {
             Some(total) => format!("/{}", clock(total)),
             None => String::new(),
         };
         format!(
-            "{}{left}  {} programs ({:.1}/s), {} ops, {} states, corpus {}, findings {}+{} known, \
+            "{}{left}  {} programs ({:.1}/s), {} ops, {} states{blocks}, corpus {}, findings {}+{} known, \
              inconclusive {}, canaries {}/{}",
             clock(self.elapsed),
             self.programs,

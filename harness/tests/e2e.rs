@@ -33,7 +33,7 @@ impl Home {
             assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
         }
         let home = tempfile::tempdir().unwrap();
-        for name in ["kernels", "initramfs", "snapshots"] {
+        for name in ["kernels", "initramfs", "snapshots", "text"] {
             std::fs::create_dir_all(shared.join(name)).unwrap();
             std::os::unix::fs::symlink(shared.join(name), home.path().join(name)).unwrap();
         }
@@ -83,7 +83,11 @@ fn hgm(home: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hgm"));
     command.args(args).args(["--home", &home.to_string_lossy()]);
     // Seeds beside the current folder would be run first: these tests bring their own.
-    command.current_dir(home).env_remove("HGM_HOME").env("HGM_ACCEL", "tcg");
+    command
+        .current_dir(home)
+        .env_remove("HGM_HOME")
+        .env("HGM_ACCEL", "tcg")
+        .env("HGM_COVERAGE", "off");
     command
 }
 
@@ -339,6 +343,52 @@ fn the_first_interrupt_drains_and_closes_the_books() {
     let summary: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(summary["run"], home.the_run().to_string_lossy().as_ref());
     wait_for("the end of QEMU", || home.qemus().is_empty());
+}
+
+/// The plugin, built if need be.
+fn plugin() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let built = Command::new("ci/coverage").current_dir(root).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let path = String::from_utf8(built.stdout).unwrap();
+    root.join(path.lines().last().unwrap()).to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_campaign_counts_kernel_text_and_keeps_what_it_reached() {
+    let home = Home::new();
+    let corpus = home.0.path().join("mine");
+    std::fs::create_dir(&corpus).unwrap();
+    std::fs::write(corpus.join("a.hgm"), PASSES).unwrap();
+    let mut args = vec!["fuzz", "--programs", "40", "--jobs", "1", "--seed", "7", "--json"];
+    args.extend(["--no-canaries", "--coverage", "plugin", "--corpus", "mine"]);
+    let plugin = plugin();
+    let fuzz = |focus: &str| {
+        let mut command = home.command(&args);
+        command.args(["--focus", focus]).env("HGM_COVERAGE_PLUGIN", &plugin).output().unwrap()
+    };
+    let wrong = fuzz("mm/mremapp.c");
+    assert_eq!(wrong.status.code(), Some(3));
+    assert!(json(&wrong)["help"].as_str().unwrap().contains("`mm/mremap.c`"));
+    std::fs::remove_dir_all(home.0.path().join("runs")).unwrap();
+    let out = fuzz("mm/memory.c");
+    assert!(went_through(out.status.code()), "{}", String::from_utf8_lossy(&out.stderr));
+    let coverage = &json(&out)["coverage"];
+    assert_eq!(coverage["source"], "plugin", "{coverage}");
+    let number = |key: &str| coverage[key].as_u64().unwrap();
+    assert!(number("blocks_of_programs") >= 50, "{coverage}");
+    assert!(number("functions_reached") >= 10, "{coverage}");
+    assert!(number("functions_reached") < number("functions_known"), "{coverage}");
+    let report = json(&home.run(&["report", "--coverage", "--json"]));
+    let file = |name: &str| {
+        let rows = report["files"].as_array().unwrap();
+        rows.iter().find(|row| row["file"] == name).unwrap().clone()
+    };
+    let reached = |name: &str| file(name)["reached"].as_array().unwrap().clone();
+    assert!(reached("mm/memory.c").contains(&"handle_mm_fault".into()), "{report}");
+    // Outside the focus too, or else nobody could see what a focus leaves out.
+    assert!(reached("mm/mmap.c").len() > 10, "{report}");
+    assert_eq!(report["least_reached"].as_array().unwrap().len(), 10);
 }
 
 #[test]

@@ -177,6 +177,11 @@ impl RunDir {
         Findings::open(&self.path.join(Self::FINDINGS))
     }
 
+    /// Puts a file of its own format beside the journal, replacing what is there.
+    pub fn save(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        durable::write(&self.path.join(name), bytes)
+    }
+
     /// A private folder for one VM slot (sockets, console), made if missing.
     pub fn vm_dir(&self, slot: usize) -> Result<PathBuf> {
         let dir = self.path.join(format!("vm{slot}"));

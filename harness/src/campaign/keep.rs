@@ -2,6 +2,7 @@
 //! checkpoints. What a call here acknowledged is on disk.
 
 use super::{Confirm, Figures, Summary, Suspect};
+use crate::coverage::{self, Report};
 use crate::render;
 use crate::triage::{self, Sighting};
 use case::{Finding, FindingState, Profile, Program};
@@ -106,6 +107,15 @@ impl Keeper {
 
     pub fn program(&mut self, program: &Program) -> store::Result<()> {
         self.corpus.add(program).map(|_| ())
+    }
+
+    /// Coverage as last kept; `None` if there is none, or none that can be read.
+    pub fn last_coverage(&self) -> Option<Report> {
+        coverage::load(&self.run.path).ok()
+    }
+
+    pub fn coverage(&mut self, report: &Report) -> store::Result<()> {
+        self.run.save(coverage::FILE, &serde_json::to_vec(report).unwrap_or_default())
     }
 
     pub fn vm(&mut self, slot: usize, what: &str, detail: &str) -> store::Result<()> {

@@ -10,7 +10,8 @@ pub use keep::Keeper;
 pub use summary::{CanaryFigures, FindingFigures, Summary};
 
 use crate::canary::{Canaries, Ended};
-use crate::engine::{Breed, Ending, Engine, Generators, Told};
+use crate::coverage::Book;
+use crate::engine::{Breed, Ending, Engine, Generators, Guide, Told};
 use crate::pool::{Done, Event, Job, Pool, PoolSpec, Replayed, stop};
 use crate::progress::{Figures, Progress};
 use crate::signals::Signals;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Time between checkpoints.
 const CHECKPOINT: Duration = Duration::from_secs(10);
+/// Time between two writings of the coverage file.
+const BOOKED: Duration = Duration::from_secs(60);
 /// Boots that fail in a row, before any VM ever answered, until the campaign gives up.
 const BOOTS_AT_START: u32 = 3;
 /// Times a program is tried again after its VM died of something that was not its doing.
@@ -47,6 +50,10 @@ pub struct Plan {
     pub confirm_times: u32,
     /// Programs to start from.
     pub seeds: Vec<Program>,
+    /// What new programs are made by.
+    pub guide: Guide,
+    /// Books of coverage, where it is counted.
+    pub book: Option<Book>,
     /// Engine of the run that is resumed.
     pub checkpoint: Option<Vec<u8>>,
 }
@@ -127,6 +134,9 @@ pub struct Campaign<'a> {
     start: Instant,
     phase: Phase,
     checkpointed: Instant,
+    book: Option<Book>,
+    /// When coverage was last kept.
+    booked: Instant,
     infrastructure: Option<String>,
     /// When the last replay ended and how long it took: with one VM, fuzzing gets half the time.
     replayed: Option<(Instant, Duration)>,
@@ -152,7 +162,7 @@ struct Slot {
 impl<'a> Campaign<'a> {
     /// Starts the VMs. `suspects` = findings a resumed run already has.
     pub fn start(
-        plan: Plan,
+        mut plan: Plan,
         keeper: Keeper,
         suspects: Vec<Suspect>,
         progress: Progress<'a>,
@@ -180,6 +190,8 @@ impl<'a> Campaign<'a> {
             start: Instant::now(),
             phase: Phase::Running,
             checkpointed: Instant::now(),
+            book: plan.book.take(),
+            booked: Instant::now(),
             infrastructure: None,
             replayed: None,
             plan,
@@ -198,6 +210,7 @@ impl<'a> Campaign<'a> {
         self.pool.stop(stop::NOW);
         if ended.is_ok() {
             self.checkpoint()?;
+            self.keep_coverage()?;
         }
         let outcome = ended.map(|()| self.outcome());
         let Campaign { pool, mut keeper, .. } = self;
@@ -236,7 +249,10 @@ impl<'a> Campaign<'a> {
                 self.progress.event(&line);
                 Ok(())
             }
-            Event::Booted { slot, cloned, profile, ready, rss_kib, pid } => {
+            Event::Booted { slot, cloned, profile, ready, rss_kib, pid, idle } => {
+                if let Some(book) = &mut self.book {
+                    book.idle(&idle);
+                }
                 let ready_ms = ready.as_millis() as u64;
                 self.totals.vms += 1;
                 self.totals.clones += u64::from(cloned);
@@ -284,10 +300,11 @@ impl<'a> Campaign<'a> {
         self.keeper.profile(&profile)?;
         let breed: Arc<dyn Breed> = Arc::new(Generators { profile: profile.clone() });
         let seeds = std::mem::take(&mut self.plan.seeds);
+        let (guide, blocks) = (self.plan.guide, self.book.as_ref().map_or(0, Book::cells));
         let engine = match self.plan.checkpoint.take() {
-            None => Engine::new(self.plan.seed, breed, seeds)?,
+            None => Engine::new(self.plan.seed, breed, seeds, guide, blocks)?,
             Some(bytes) => {
-                let mut engine = Engine::restore(&bytes, breed)?;
+                let mut engine = Engine::restore(&bytes, breed, guide, blocks)?;
                 // Entries acknowledged after the checkpoint are in the folder only.
                 let have: BTreeSet<String> =
                     engine.corpus()?.iter().map(case::wire::program_id).collect();
@@ -332,7 +349,7 @@ impl<'a> Campaign<'a> {
     }
 
     fn done(&mut self, done: Done) -> anyhow::Result<()> {
-        let Done { slot, job, judged, rss_kib } = done;
+        let Done { slot, job, judged, cells, rss_kib } = done;
         self.freed(slot);
         self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
         self.totals.first.get_or_insert_with(|| self.start.elapsed());
@@ -358,8 +375,9 @@ impl<'a> Campaign<'a> {
             self.totals.inconclusive += 1;
             self.keeper.inconclusive(&job.program, why)?;
         }
+        let blocks = self.book.as_mut().map(|book| book.program(&cells)).unwrap_or_default();
         if let Some(engine) = &mut self.engine
-            && let Told::Kept(program) = engine.tell(job.ticket, &judged.states, ending)?
+            && let Told::Kept(program) = engine.tell(job.ticket, &judged.states, &blocks, ending)?
         {
             self.keeper.program(&program)?;
         }
@@ -410,7 +428,7 @@ impl<'a> Campaign<'a> {
                 self.totals.programs += 1;
                 let fresh = !self.suspects.contains_key(&sighting.signature);
                 if let Some(engine) = &mut self.engine {
-                    engine.tell(job.ticket, &BTreeSet::new(), Ending::Fault { fresh })?;
+                    engine.tell(job.ticket, &BTreeSet::new(), &[], Ending::Fault { fresh })?;
                 }
                 self.suspect(*sighting, job.program)
             }
@@ -425,7 +443,7 @@ impl<'a> Campaign<'a> {
                 self.totals.inconclusive += 1;
                 self.keeper.inconclusive(&job.program, &why)?;
                 if let Some(engine) = &mut self.engine {
-                    engine.tell(job.ticket, &BTreeSet::new(), Ending::Void)?;
+                    engine.tell(job.ticket, &BTreeSet::new(), &[], Ending::Void)?;
                 }
                 Ok(())
             }
@@ -500,7 +518,18 @@ impl<'a> Campaign<'a> {
         for suspect in self.suspects.values() {
             self.keeper.recount(suspect)?;
         }
+        if self.booked.elapsed() >= BOOKED {
+            self.keep_coverage()?;
+        }
         Ok(())
+    }
+
+    fn keep_coverage(&mut self) -> anyhow::Result<()> {
+        self.booked = Instant::now();
+        match &self.book {
+            Some(book) => Ok(self.keeper.coverage(&book.report())?),
+            None => Ok(()),
+        }
     }
 
     fn figures(&self) -> Figures {
@@ -515,6 +544,7 @@ impl<'a> Campaign<'a> {
             findings: self.suspects.len() - known,
             known,
             inconclusive: self.totals.inconclusive,
+            blocks: self.book.as_ref().map(Book::blocks),
             canaries: (self.canaries.found, self.canaries.planted),
         }
     }
@@ -539,6 +569,7 @@ impl<'a> Campaign<'a> {
             ops: totals.ops,
             programs_per_s: totals.programs as f64 / seconds.max(0.001),
             states: self.engine.as_ref().map_or(0, Engine::states),
+            coverage: self.book.as_ref().map(Book::figures),
             findings: findings.collect(),
             inconclusive: totals.inconclusive,
             canaries: CanaryFigures { planted: self.canaries.planted, found: self.canaries.found },

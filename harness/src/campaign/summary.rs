@@ -1,6 +1,7 @@
 //! The result of a campaign in figures: the JSON object of `hgm fuzz --json` and its words. Its
 //! field names are a contract with those who read it.
 
+use crate::coverage::Figures;
 use case::FindingState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ pub struct Summary {
     pub programs_per_s: f64,
     /// Distinct mapping states reached.
     pub states: usize,
+    /// Executed kernel text; `None` where nobody counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Figures>,
     pub findings: BTreeMap<String, FindingFigures>,
     pub inconclusive: u64,
     pub canaries: CanaryFigures,
@@ -76,6 +80,17 @@ impl Summary {
             self.canaries.found,
             self.canaries.planted,
         );
+        if let Some(c) = &self.coverage {
+            let focus = match c.focus.is_empty() {
+                true => String::new(),
+                false => format!(" (focus: {})", c.focus.join(", ")),
+            };
+            let _ = writeln!(
+                out,
+                "coverage{focus}: {} blocks, {} of {} functions reached; hgm report --coverage",
+                c.blocks, c.functions_reached, c.functions_known,
+            );
+        }
         for (signature, f) in &self.findings {
             let state = match f.state {
                 FindingState::Confirmed => "confirmed",

@@ -1,8 +1,10 @@
 //! `hgm fuzz`: sets up a campaign, runs it, says what came of it.
 
 use crate::campaign::{Campaign, Keeper, Outcome, Plan};
-use crate::cli::{FuzzArgs, Progress as Choice};
+use crate::cli::{FuzzArgs, GuideChoice, Progress as Choice};
 use crate::context::Context;
+use crate::coverage;
+use crate::engine::Guide;
 use crate::exit::{Exit, ExpectedError};
 use crate::guest;
 use crate::progress::Progress;
@@ -39,7 +41,9 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     if !ctx.json {
         ctx.term.note(&format!("run {}  kernel {}  seed {seed}", run.id, kernel.id));
     }
-    let pool = guest::pool_spec(ctx, &kernel, &run.path)?;
+    let mut pool = guest::pool_spec(ctx, &kernel, &run.path)?;
+    let say = |line: &str| ctx.term.note(line);
+    let mut book = coverage::set_up(ctx, &kernel, &mut pool, &args.focus, &say)?;
     let meta = earlier.unwrap_or_else(|| RunMeta {
         kernel: kernel.id.clone(),
         profile: ctx.config.profile.clone(),
@@ -52,6 +56,9 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let corpus = ctx.config.corpus.clone().unwrap_or_else(|| run.path.join("corpus"));
     let about = serde_json::json!({ "id": kernel.id, "source": kernel.source });
     let keeper = Keeper::open(run, &meta, &corpus, about, pool.known.clone())?;
+    if let (Some(book), Some(earlier)) = (&mut book, keeper.last_coverage()) {
+        book.resume(&earlier);
+    }
     let plan = Plan {
         slots: ctx.config.jobs as usize,
         kernel: kernel.id.clone(),
@@ -60,6 +67,12 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
         programs: args.programs,
         canary_every: ctx.config.canaries.then_some(ctx.config.canary_every),
         confirm_times: ctx.config.confirm_times,
+        guide: match ctx.config.guide {
+            GuideChoice::All => Guide::All,
+            GuideChoice::States => Guide::States,
+            GuideChoice::Nothing => Guide::Nothing,
+        },
+        book,
         seeds: seeds(&keeper),
         checkpoint: keeper.last_checkpoint()?,
         pool,

@@ -118,7 +118,7 @@ fn config_keys(ctx: &Context) {
     }
     ctx.term.out(
         "\nEnvironment besides: HGM_HOME, HGM_CONFIG, HGM_PROFILE, HGM_AGENT (guest agent\n\
-         binary), HGM_LOG (diagnostics, e.g. debug), NO_COLOR, CLICOLOR_FORCE.\n",
+         binary), HGM_COVERAGE_PLUGIN (plugin for QEMU), HGM_LOG (diagnostics, e.g. debug), NO_COLOR, CLICOLOR_FORCE.\n",
     );
 }
 

@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod help;
 pub mod kernel;
 pub mod regress;
+pub mod report;
 pub mod repro;
 pub mod run;
 pub mod selftest;

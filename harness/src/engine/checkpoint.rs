@@ -2,7 +2,7 @@
 //! our own file, yet it may be torn or from another version: it is checked before it is read.
 
 use super::{Breed, schedule::YoungFirst};
-use super::{Engine, Plan, State, map_observer};
+use super::{Engine, Guide, Plan, State, map_observer};
 use libafl::events::NopEventManager;
 use libafl::feedbacks::{CrashFeedback, MaxMapFeedback};
 use libafl::fuzzer::StdFuzzer;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// First bytes of a checkpoint; the digit is raised when the payload changes.
-const MAGIC: &[u8; 8] = b"hgmckpt1";
+const MAGIC: &[u8; 8] = b"hgmckpt2";
 const HASH: usize = 32;
 
 /// Why a checkpoint cannot be used.
@@ -35,8 +35,14 @@ impl Engine {
         Ok(bytes)
     }
 
-    /// The engine as it was. Programs that were outstanding are asked again, first.
-    pub fn restore(bytes: &[u8], breed: Arc<dyn Breed>) -> Result<Self, CheckpointError> {
+    /// The engine as it was. Programs that were outstanding are asked again, first. What guides it
+    /// from here on is said anew.
+    pub fn restore(
+        bytes: &[u8],
+        breed: Arc<dyn Breed>,
+        guide: Guide,
+        blocks: u32,
+    ) -> Result<Self, CheckpointError> {
         let rest = bytes.strip_prefix(MAGIC).ok_or(CheckpointError::Magic)?;
         let (hash, payload) = rest.split_at_checked(HASH).ok_or(CheckpointError::Damaged)?;
         if blake3::hash(payload).as_bytes() != hash {
@@ -46,7 +52,8 @@ impl Engine {
         for ticket in std::mem::take(&mut plan.outstanding).into_values().rev() {
             plan.seeds.push_front((ticket.program, ticket.origin));
         }
-        let map = map_observer();
+        (plan.guide, plan.blocks) = (guide, blocks);
+        let map = map_observer(blocks);
         // The history of the map is in the state's metadata under the feedback's name.
         let feedback = MaxMapFeedback::new(&map);
         Ok(Engine {

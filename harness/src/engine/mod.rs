@@ -2,7 +2,9 @@
 //! what its run gave. LibAFL's corpus, scheduler, feedback and mutators live here, owned by one
 //! thread. Never here: VMs, judging, files (the checkpoint is bytes; the campaign saves them).
 //!
-//! Same seed and the same results told in the same order give the same programs.
+//! Same seed and the same results told in the same order give the same programs. Blocks of kernel
+//! text are part of a result, and a kernel does not repeat them exactly: with coverage on, two
+//! campaigns of one seed are the same only up to the first program that differs in them.
 
 mod breed;
 mod checkpoint;
@@ -34,7 +36,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// Cells of the mapping-state map. LibAFL's cost per run is linear in it.
+/// Cells of the map that mapping states fold into; one cell for each block of kernel text follows.
+/// LibAFL's cost per run is linear in the whole map.
 pub const STATE_CELLS: usize = 64 << 10;
 /// Random programs asked for before mutation starts.
 const WARM_UP: u32 = 64;
@@ -44,6 +47,12 @@ const RANDOM_ONE_IN: usize = 8;
 const MUTANTS_MAX: usize = 48;
 /// log2 of the most mutations stacked on one mutant.
 const STACK_POW: usize = 3;
+/// Where blocks are counted, one choice of an entry in this many goes by how rare its blocks are.
+const RARE_ONE_IN: usize = 3;
+/// Entries compared in such a choice.
+const RARE_DRAWS: usize = 8;
+/// Blocks remembered of one entry.
+const RARE_BLOCKS: usize = 16;
 
 type State = StdState<InMemoryCorpus<Case>, Case, StdRand, InMemoryCorpus<Case>>;
 type StateMap = StdMapObserver<'static, u8, false>;
@@ -64,6 +73,18 @@ pub enum Origin {
     Random,
     /// Mutant of the corpus entry with this number.
     Mutant(usize),
+}
+
+/// What new programs are made by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Guide {
+    /// Mapping states and, where they are counted, blocks of kernel text.
+    #[default]
+    All,
+    /// Mapping states alone.
+    States,
+    /// Nothing: after seeds and scenarios every program is random.
+    Nothing,
 }
 
 /// A program handed out and not yet told.
@@ -90,7 +111,7 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Dull,
-    /// Reached a mapping state never seen; it is in the corpus now and should be saved.
+    /// Reached a mapping state or a block never seen; it is in the corpus now and should be saved.
     Kept(Program),
     /// First of its signature.
     Fault,
@@ -109,6 +130,13 @@ struct Plan {
     next_id: u64,
     /// Every mapping state reached, exactly.
     seen: BTreeSet<u64>,
+    guide: Guide,
+    /// Blocks of kernel text there are; 0 if they are not counted.
+    blocks: u32,
+    /// Programs that executed each block.
+    hits: BTreeMap<u32, u32>,
+    /// Blocks that were new when an entry came into the corpus.
+    firsts: BTreeMap<usize, Vec<u32>>,
 }
 
 /// See the module's head.
@@ -128,8 +156,8 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-fn map_observer() -> StateMap {
-    StdMapObserver::owned("states", vec![0u8; STATE_CELLS])
+fn map_observer(blocks: u32) -> StateMap {
+    StdMapObserver::owned("states", vec![0u8; STATE_CELLS + blocks as usize])
 }
 
 /// Folds a state's hash into a cell, all bits taking part.
@@ -139,9 +167,16 @@ fn cell(state: u64) -> usize {
 }
 
 impl Engine {
-    /// An engine at its start. `seeds` are asked first, in order.
-    pub fn new(seed: u64, breed: Arc<dyn Breed>, seeds: Vec<Program>) -> anyhow::Result<Self> {
-        let map = map_observer();
+    /// An engine at its start. `seeds` are asked first, in order. `blocks` is the number of blocks
+    /// that can be told of.
+    pub fn new(
+        seed: u64,
+        breed: Arc<dyn Breed>,
+        seeds: Vec<Program>,
+        guide: Guide,
+        blocks: u32,
+    ) -> anyhow::Result<Self> {
+        let map = map_observer(blocks);
         let mut feedback = MaxMapFeedback::new(&map);
         let mut objective = CrashFeedback::new();
         let state = StdState::new(
@@ -158,7 +193,7 @@ impl Engine {
             manager: NopEventManager::new(),
             observers: (map, ()),
             breed,
-            plan: Plan { seeds, ..Plan::default() },
+            plan: Plan { seeds, guide, blocks, ..Plan::default() },
         })
     }
 
@@ -212,7 +247,8 @@ impl Engine {
                 return Ok((program, Origin::Scenario));
             }
         }
-        let cold = self.plan.warm < WARM_UP || self.corpus_len() == 0;
+        let blind = self.plan.guide == Guide::Nothing;
+        let cold = blind || self.plan.warm < WARM_UP || self.corpus_len() == 0;
         if cold || self.state.rand_mut().below_or_zero(RANDOM_ONE_IN) == 0 {
             self.plan.warm = self.plan.warm.saturating_add(1);
             let mut rng = split(&mut self.state);
@@ -228,8 +264,11 @@ impl Engine {
                 CorpusId(parent)
             }
             _ => {
-                let scheduler = HasScheduler::<Case, State>::scheduler_mut(&mut self.fuzzer);
-                let id = scheduler.next(&mut self.state)?;
+                let id = match self.rare() {
+                    Some(id) => id,
+                    None => HasScheduler::<Case, State>::scheduler_mut(&mut self.fuzzer)
+                        .next(&mut self.state)?,
+                };
                 let left = self.state.rand_mut().below_or_zero(MUTANTS_MAX);
                 self.plan.current = Some((id.0, left));
                 id
@@ -244,11 +283,30 @@ impl Engine {
         Ok((input.0, Origin::Mutant(parent.0)))
     }
 
-    /// Takes the result of an asked program. An id that is not outstanding is `Dull`.
+    /// Now and then, where blocks are counted, the entry of a few drawn ones whose rarest block was
+    /// executed by the fewest programs.
+    fn rare(&mut self) -> Option<CorpusId> {
+        let count = self.plan.firsts.len();
+        if count == 0 || self.state.rand_mut().below_or_zero(RARE_ONE_IN) != 0 {
+            return None;
+        }
+        let hits = |block: &u32| self.plan.hits.get(block).copied().unwrap_or(0);
+        let mut best: Option<(u32, usize)> = None;
+        for _ in 0..RARE_DRAWS {
+            let nth = self.state.rand_mut().below_or_zero(count);
+            let (id, blocks) = self.plan.firsts.iter().nth(nth)?;
+            let rarest = (blocks.iter().map(hits).min().unwrap_or(u32::MAX), *id);
+            best = Some(best.map_or(rarest, |best| best.min(rarest)));
+        }
+        best.map(|(_, id)| CorpusId(id))
+    }
+
+    /// Takes the result of an asked program: its mapping states and the blocks it executed. An id that is not outstanding is `Dull`.
     pub fn tell(
         &mut self,
         id: u64,
         states: &BTreeSet<u64>,
+        blocks: &[u32],
         ending: Ending,
     ) -> anyhow::Result<Told> {
         let Some(ticket) = self.plan.outstanding.remove(&id) else { return Ok(Told::Dull) };
@@ -259,8 +317,10 @@ impl Engine {
             // A fault seen before must not breed: each run of it costs a VM.
             Ending::Fault { fresh: false } | Ending::Void => return Ok(Told::Dull),
         };
-        self.fill(states);
+        let blocks = if self.plan.guide == Guide::All { blocks } else { &[] };
+        self.fill(states, blocks);
         self.plan.seen.extend(states);
+        let firsts = self.count(blocks);
         let parent = match ticket.origin {
             Origin::Mutant(parent) => Some(CorpusId(parent)),
             _ => None,
@@ -277,20 +337,40 @@ impl Engine {
             false,
         );
         *self.state.corpus_mut().current_mut() = scheduled;
-        Ok(match evaluated?.0 {
+        let (result, id) = evaluated?;
+        if let (Some(id), false) = (id, firsts.is_empty()) {
+            self.plan.firsts.insert(id.0, firsts);
+        }
+        Ok(match result {
             ExecuteInputResult::None => Told::Dull,
             ExecuteInputResult::Corpus => Told::Kept(input.0),
             ExecuteInputResult::Solution => Told::Fault,
         })
     }
 
-    fn fill(&mut self, states: &BTreeSet<u64>) {
+    /// Whether a block was executed is what counts, not how often: timer ticks and kernel threads
+    /// change the latter from run to run.
+    fn fill(&mut self, states: &BTreeSet<u64>, blocks: &[u32]) {
         let map = &mut self.observers.0;
-        for cell in map.map_mut().iter_mut() {
-            *cell = 0;
-        }
+        map.map_mut().fill(0);
         for state in states {
             map.set(cell(*state), 1);
         }
+        for block in blocks.iter().filter(|block| **block < self.plan.blocks) {
+            map.set(STATE_CELLS + *block as usize, 1);
+        }
+    }
+
+    /// Counts a program for its blocks; gives some of those that were new.
+    fn count(&mut self, blocks: &[u32]) -> Vec<u32> {
+        let mut firsts = Vec::new();
+        for block in blocks {
+            let hits = self.plan.hits.entry(*block).or_default();
+            if *hits == 0 && firsts.len() < RARE_BLOCKS {
+                firsts.push(*block);
+            }
+            *hits = hits.saturating_add(1);
+        }
+        firsts
     }
 }

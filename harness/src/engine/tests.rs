@@ -9,6 +9,8 @@ use rand_chacha::ChaCha8Rng;
 
 struct Toy;
 
+const BLOCKS: u32 = 64;
+
 fn write(off: u64) -> Step {
     Step::one(ProcId(0), Op::Write { at: Place::new(0, off * 4096), len: Bytes(4096) })
 }
@@ -47,8 +49,28 @@ fn run(program: &Program) -> BTreeSet<u64> {
     offs.windows(2).map(|w| (w[0] / 10) << 20 | (w[1] / 10) << 4).collect()
 }
 
+/// Each offset's hundreds are a block.
+fn blocks(program: &Program) -> Vec<u32> {
+    let blocks: BTreeSet<u32> = program
+        .each_line()
+        .iter()
+        .filter_map(|(_, _, op)| match op {
+            Op::Write { at, .. } => Some(at.page() as u32 / 100),
+            _ => None,
+        })
+        .collect();
+    blocks.into_iter().collect()
+}
+
 fn toy(seed: u64) -> Engine {
-    Engine::new(seed, Arc::new(Toy), vec![Program::of(vec![write(1), write(30)])]).unwrap()
+    Engine::new(
+        seed,
+        Arc::new(Toy),
+        vec![Program::of(vec![write(1), write(30)])],
+        Guide::All,
+        BLOCKS,
+    )
+    .unwrap()
 }
 
 /// Runs `n` programs with `depth` of them outstanding, as a pipelined VM would.
@@ -60,7 +82,8 @@ fn drive(engine: &mut Engine, n: usize, depth: usize) -> Vec<Program> {
             flight.push_back(engine.ask().unwrap());
         }
         let ticket: Ticket = flight.pop_front().unwrap();
-        engine.tell(ticket.id, &run(&ticket.program), Ending::Pass).unwrap();
+        let (states, blocks) = (run(&ticket.program), blocks(&ticket.program));
+        engine.tell(ticket.id, &states, &blocks, Ending::Pass).unwrap();
         ran.push(ticket.program);
     }
     for ticket in flight {
@@ -95,7 +118,7 @@ fn a_restored_engine_goes_on_as_if_never_stopped() {
     drive(&mut first, 300, 1);
     let bytes = first.checkpoint().unwrap();
     drop(first);
-    let mut second = Engine::restore(&bytes, Arc::new(Toy)).unwrap();
+    let mut second = Engine::restore(&bytes, Arc::new(Toy), Guide::All, BLOCKS).unwrap();
     assert_eq!(second.states(), straight.states());
     assert_eq!(drive(&mut second, 300, 1), drive(&mut straight, 300, 1));
     assert_eq!(second.corpus().unwrap(), straight.corpus().unwrap());
@@ -106,7 +129,8 @@ fn outstanding_programs_survive_a_checkpoint() {
     let mut engine = toy(2);
     drive(&mut engine, 50, 1);
     let flight = [engine.ask().unwrap(), engine.ask().unwrap()];
-    let mut back = Engine::restore(&engine.checkpoint().unwrap(), Arc::new(Toy)).unwrap();
+    let mut back =
+        Engine::restore(&engine.checkpoint().unwrap(), Arc::new(Toy), Guide::All, BLOCKS).unwrap();
     assert_eq!(back.ask().unwrap().program, flight[0].program);
     assert_eq!(back.ask().unwrap().program, flight[1].program);
 }
@@ -117,7 +141,7 @@ fn only_new_states_enter_the_corpus_and_known_faults_never() {
     let states = BTreeSet::from([1u64 << 40, 77]);
     let told = |engine: &mut Engine, ending| {
         let ticket = engine.ask().unwrap();
-        engine.tell(ticket.id, &states, ending).unwrap()
+        engine.tell(ticket.id, &states, &[], ending).unwrap()
     };
     assert_eq!(told(&mut engine, Ending::Void), Told::Dull);
     assert_eq!(told(&mut engine, Ending::Fault { fresh: false }), Told::Dull);
@@ -135,9 +159,62 @@ fn damaged_checkpoints_are_refused() {
     for at in [0, 9, 60, good.len() - 1] {
         let mut bad = good.clone();
         bad[at] ^= 1;
-        assert!(Engine::restore(&bad, Arc::new(Toy)).is_err(), "flip at {at} went unseen");
+        assert!(
+            Engine::restore(&bad, Arc::new(Toy), Guide::All, BLOCKS).is_err(),
+            "flip at {at} went unseen"
+        );
     }
     for len in [0, 7, 8, 39, good.len() - 1] {
-        assert!(Engine::restore(&good[..len], Arc::new(Toy)).is_err(), "cut at {len} unseen");
+        assert!(
+            Engine::restore(&good[..len], Arc::new(Toy), Guide::All, BLOCKS).is_err(),
+            "cut at {len} unseen"
+        );
     }
+}
+
+#[test]
+fn a_new_block_is_news_once_and_only_where_blocks_guide() {
+    for (guide, kept) in [(Guide::All, 2), (Guide::States, 1), (Guide::Nothing, 1)] {
+        let mut engine = Engine::new(1, Arc::new(Toy), Vec::new(), guide, BLOCKS).unwrap();
+        let states = BTreeSet::from([5]);
+        let mut tell = |blocks: &[u32]| {
+            let ticket = engine.ask().unwrap();
+            let told = engine.tell(ticket.id, &states, blocks, Ending::Pass).unwrap();
+            matches!(told, Told::Kept(_))
+        };
+        let news = [tell(&[3]), tell(&[3]), tell(&[3, 7]), tell(&[7]), tell(&[BLOCKS])];
+        assert_eq!(news.iter().filter(|kept| **kept).count(), kept, "{guide:?} {news:?}");
+        assert!(news[0], "the state alone is news");
+        assert_eq!(engine.plan.hits.get(&3).copied().unwrap_or(0), if kept == 2 { 3 } else { 0 });
+    }
+}
+
+#[test]
+fn entries_with_rare_blocks_are_chosen_more_often() {
+    let mut engine = Engine::new(1, Arc::new(Toy), Vec::new(), Guide::All, BLOCKS).unwrap();
+    for block in 0..20 {
+        let ticket = engine.ask().unwrap();
+        engine.tell(ticket.id, &BTreeSet::new(), &[block], Ending::Pass).unwrap();
+    }
+    // Every block but the fourth becomes common.
+    for _ in 0..30 {
+        let common: Vec<u32> = (0..20).filter(|block| *block != 4).collect();
+        let ticket = engine.ask().unwrap();
+        engine.tell(ticket.id, &BTreeSet::new(), &common, Ending::Pass).unwrap();
+    }
+    let chosen: Vec<CorpusId> = (0..300).filter_map(|_| engine.rare()).collect();
+    assert!((60..140).contains(&chosen.len()), "{} of 300", chosen.len());
+    let rare = chosen.iter().filter(|id| id.0 == 4).count();
+    assert!(rare * 5 > chosen.len(), "{rare} of {}", chosen.len());
+}
+
+#[test]
+fn without_a_guide_nothing_is_a_mutant() {
+    let mut engine = Engine::new(8, Arc::new(Toy), Vec::new(), Guide::Nothing, 0).unwrap();
+    for _ in 0..200 {
+        let ticket = engine.ask().unwrap();
+        assert!(!matches!(ticket.origin, Origin::Mutant(_)));
+        engine.tell(ticket.id, &run(&ticket.program), &[], Ending::Pass).unwrap();
+    }
+    assert!(engine.corpus_len() > 0);
 }

@@ -1,7 +1,7 @@
 //! A running VM with its books: programs outstanding, console read so far, which program a kernel
 //! report belongs to, and what the guest died of.
 
-use super::{Job, TICK};
+use super::{Counter, Job, TICK};
 use crate::triage::{self, Cause, Sighting};
 use case::Profile;
 use oracles::console::{Report, Scanner};
@@ -27,6 +27,8 @@ pub(super) struct Live {
     pub(super) ran: u32,
     /// Last sign of life.
     pub(super) heard: Instant,
+    /// What KCOV saw of the run whose end is still to come.
+    pub(super) kcov: Vec<u32>,
     scanner: Scanner,
     /// Console bytes before the first program.
     base: u64,
@@ -47,10 +49,20 @@ impl Live {
             next_id: 1,
             ran: 0,
             heard: Instant::now(),
+            kcov: Vec::new(),
             scanner: Scanner::new(),
             base: scanned,
             scanned,
             marks: VecDeque::new(),
+        }
+    }
+
+    /// Cells executed since the last call. Exact only while nothing runs, or right after a `Done`.
+    pub(super) fn covered(&mut self, counter: Option<Counter>) -> Vec<u32> {
+        match counter {
+            Some(Counter::Plugin) => self.vm.covered(),
+            Some(Counter::Kcov) => std::mem::take(&mut self.kcov),
+            None => Vec::new(),
         }
     }
 

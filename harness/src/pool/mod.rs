@@ -2,6 +2,7 @@
 //! back and reports to the dispatcher in closed [`Event`]s. Threads share nothing but channels,
 //! one stop word and the golden VM they clone. Never here: choosing programs, counting, saving.
 
+mod calibrate;
 mod cradle;
 mod live;
 mod replay;
@@ -10,10 +11,12 @@ mod tests;
 mod worker;
 
 use crate::triage::{Cause, Judged, Sighting};
+use case::cover::Ranges;
 use case::link::{Canary, Look};
 use case::{Profile, Program};
 pub use cradle::Cradle;
 use oracles::known::Known;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -37,6 +40,16 @@ pub mod stop {
     pub const NOW: u8 = 2;
 }
 
+/// Who counts executed kernel text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counter {
+    /// A plugin of QEMU's TCG, on any kernel (`VmSpec::cover` is set).
+    Plugin,
+    /// The kernel itself, if it was built so.
+    Kcov,
+}
+
 /// What every VM of a pool has in common.
 #[derive(Clone, Debug)]
 pub struct PoolSpec {
@@ -52,6 +65,8 @@ pub struct PoolSpec {
     pub replace_on_violation: bool,
     pub known: Arc<Known>,
     pub cradle: Arc<Cradle>,
+    /// Who counts, and the text that counts.
+    pub cover: Option<(Counter, Arc<Ranges>)>,
 }
 
 impl PoolSpec {
@@ -59,6 +74,15 @@ impl PoolSpec {
     /// itself; only a guest that no longer schedules the agent stays silent for longer.
     pub fn silence(&self) -> Duration {
         self.op_timeout * 6 + Duration::from_secs(20)
+    }
+
+    /// Programs the guest holds at a time. The plugin cannot tell programs apart: its counters are
+    /// looked at while nothing runs, so there the next one is sent after the look.
+    fn in_guest(&self) -> usize {
+        match self.cover {
+            Some((Counter::Plugin, _)) => 1,
+            _ => self.depth,
+        }
     }
 }
 
@@ -99,6 +123,8 @@ pub struct Done {
     pub slot: usize,
     pub job: Job,
     pub judged: Judged,
+    /// Cells of kernel text it executed, ascending; empty where nothing counts.
+    pub cells: Vec<u32>,
     pub rss_kib: u64,
 }
 
@@ -131,6 +157,8 @@ pub enum Event {
         ready: Duration,
         rss_kib: u64,
         pid: u32,
+        /// Cells that are executed by a guest that does next to nothing; of a thread's first VM.
+        idle: Vec<u32>,
     },
     BootFailed {
         slot: usize,

@@ -43,6 +43,11 @@ impl Worker {
                 self.live = None;
             }
         }
+        if let Some(live) = &mut self.live {
+            // What the replays executed is no other program's.
+            live.vm.covered();
+            live.kcov.clear();
+        }
         self.tell(Event::Replayed(Box::new(result)))
     }
 

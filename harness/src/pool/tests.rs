@@ -49,6 +49,7 @@ fn spec(dir: &std::path::Path) -> PoolSpec {
         replace_on_violation: true,
         known: Arc::new(Known::builtin()),
         cradle: Arc::new(Cradle::warm(Snapshots { dir: home.join("snapshots"), label: kernel.id })),
+        cover: None,
     }
 }
 

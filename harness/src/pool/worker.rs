@@ -1,7 +1,7 @@
 //! One VM thread: its orders, its VM, what is outstanding in it, when the VM is replaced.
 
 use super::live::Live;
-use super::{Done, Event, Job, Order, PoolSpec, TICK, live, stop};
+use super::{Counter, Done, Event, Job, Order, PoolSpec, TICK, live, stop};
 use crate::triage;
 use case::Violation;
 use case::link::{Canary, FromGuest, RunOutcome, RunRequest, ToGuest};
@@ -30,6 +30,8 @@ pub(super) struct Worker {
     pub(super) failures: u32,
     /// Signatures this thread has replaced a VM for. One seen again costs no VM.
     seen: BTreeSet<String>,
+    /// An idle guest has been measured.
+    pub(super) calibrated: bool,
 }
 
 /// The dispatcher is gone: the thread ends.
@@ -54,6 +56,7 @@ impl Worker {
             next: None,
             failures: 0,
             seen: BTreeSet::new(),
+            calibrated: false,
         }
     }
 
@@ -111,15 +114,12 @@ impl Worker {
         };
         self.failures = 0;
         let profile = vm.profile().clone();
-        self.tell(Event::Booted {
-            slot: self.slot,
-            cloned,
-            profile: Box::new(profile.clone()),
-            ready: start.elapsed(),
-            rss_kib: vm.rss_kib(),
-            pid: vm.pid(),
-        })?;
-        self.live = Some(Live::new(vm, profile));
+        let (ready, rss_kib, pid) = (start.elapsed(), vm.rss_kib(), vm.pid());
+        let mut live = Live::new(vm, profile.clone());
+        let idle = self.calibrate(&mut live);
+        self.live = Some(live);
+        let (slot, profile) = (self.slot, Box::new(profile));
+        self.tell(Event::Booted { slot, cloned, profile, ready, rss_kib, pid, idle })?;
         Ok(true)
     }
 
@@ -139,7 +139,7 @@ impl Worker {
             }
             let Some(live) = &self.live else { return Ok(()) };
             let alone_runs = live.flight.front().is_some_and(|(_, job)| job.canary.is_some());
-            if live.flight.len() >= self.spec.depth || alone_runs {
+            if live.flight.len() >= self.spec.in_guest() || alone_runs {
                 return Ok(());
             }
             let idle = live.flight.is_empty();
@@ -217,6 +217,10 @@ impl Worker {
                 live.heard = Instant::now();
                 match message {
                     FromGuest::Done { id, outcome } => self.done(id, outcome),
+                    FromGuest::Covered { cells, .. } => {
+                        live.kcov = cells;
+                        Ok(())
+                    }
                     FromGuest::Log(text) => {
                         tracing::info!(vm = self.slot, "{}", text.escape_debug());
                         Ok(())
@@ -224,14 +228,33 @@ impl Worker {
                     FromGuest::Ready(_)
                     | FromGuest::Executing { .. }
                     | FromGuest::Provoked { .. }
-                    | FromGuest::Symbols { .. }
-                    | FromGuest::Covered { .. } => Ok(()),
+                    | FromGuest::Symbols { .. } => Ok(()),
                 }
             }
         }
     }
 
+    fn counter(&self) -> Option<Counter> {
+        self.spec.cover.as_ref().map(|(counter, _)| *counter)
+    }
+
+    /// Hands the guest its next program before the last one is judged, where it holds only one.
+    fn refill(&mut self) -> Result<(), Gone> {
+        if self.spec.in_guest() > 1 || self.stopping() != stop::RUN || self.next.is_some() {
+            return Ok(());
+        }
+        match self.orders.try_recv() {
+            Ok(Order::Run(job)) if job.canary.is_none() => self.send(job),
+            Ok(other) => {
+                self.next = Some(other);
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
     fn done(&mut self, id: u64, outcome: RunOutcome) -> Result<(), Gone> {
+        let counter = self.counter();
         let Some(live) = &mut self.live else { return Ok(()) };
         let Some(at) = live.flight.iter().position(|(wire, _)| *wire == id) else {
             let kind = DeathKind::Protocol(format!("a result for program {id}, never sent"));
@@ -239,8 +262,18 @@ impl Worker {
         };
         let Some((_, job)) = live.flight.remove(at) else { return Ok(()) };
         live.ran += 1;
-        let mut judged = triage::judge(&job.program, outcome, &live.profile, &self.spec.known);
+        let cells = live.covered(counter);
         let mut reports = live.read_console(&job);
+        let profile = live.profile.clone();
+        if job.canary.is_none() {
+            self.refill()?;
+        }
+        let mut judged = triage::judge(&job.program, outcome, &profile, &self.spec.known);
+        let Some(live) = &mut self.live else {
+            // The next program could not be sent; this one's result is good all the same.
+            let slot = self.slot;
+            return self.tell(Event::Done(Box::new(Done { slot, job, judged, cells, rss_kib: 0 })));
+        };
         if job.canary == Some(Canary::KernelReport) {
             // The planted report is the result of this run, and its end may still be coming.
             std::thread::sleep(live::LAST_WORDS);
@@ -256,7 +289,7 @@ impl Worker {
             tainted |= first && self.spec.replace_on_violation;
         }
         let slot = self.slot;
-        self.tell(Event::Done(Box::new(Done { slot, job, judged, rss_kib })))?;
+        self.tell(Event::Done(Box::new(Done { slot, job, judged, cells, rss_kib })))?;
         for (job, sighting) in reports {
             self.tell(Event::Console { job, sighting: Box::new(sighting) })?;
         }

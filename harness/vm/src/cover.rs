@@ -3,14 +3,18 @@
 //! our reads. Only the counters are read back, and any number is a valid counter.
 
 use case::cover::{CELL_BYTES, Ranges};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// First bytes of the file, version, and bytes before the first counter: what the crate
 /// `coverage`, which runs inside QEMU, expects in its module `layout`.
@@ -126,14 +130,51 @@ fn header(ranges: &Ranges) -> Vec<u8> {
 }
 
 /// QEMU's `-plugin` argument. A comma in a value is written twice.
-pub fn plugin_arg(spec: &CoverSpec, fd: RawFd) -> std::ffi::OsString {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+pub fn plugin_arg(spec: &CoverSpec, fd: RawFd) -> OsString {
+    plugin_value(&spec.plugin, &format!("fd={fd}"))
+}
+
+fn plugin_value(plugin: &Path, option: &str) -> OsString {
     let mut arg = b"file=".to_vec();
-    for &byte in spec.plugin.as_os_str().as_bytes() {
+    for &byte in plugin.as_os_str().as_bytes() {
         arg.extend(std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }));
     }
-    arg.extend_from_slice(format!(",fd={fd}").as_bytes());
-    std::ffi::OsString::from_vec(arg)
+    arg.push(b',');
+    arg.extend_from_slice(option.as_bytes());
+    OsString::from_vec(arg)
+}
+
+/// What the plugin prints when QEMU was started only to try it.
+const PROBE_WORD: &str = "hgm-coverage 1";
+/// Time for that.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Whether this QEMU loads this plugin: it is started without a machine, and the plugin ends it.
+/// The error says what QEMU said.
+pub fn probe_plugin(qemu: &Path, plugin: &Path) -> Result<(), String> {
+    let arg = plugin_value(plugin, "probe=1");
+    let mut command = Command::new(qemu);
+    command.args(["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]);
+    command.arg("-plugin").arg(arg).stdin(Stdio::null());
+    let log = tempfile::tempfile().map_err(|error| error.to_string())?;
+    let out = || log.try_clone().map(Stdio::from).map_err(|error| error.to_string());
+    let mut child =
+        command.stdout(out()?).stderr(out()?).spawn().map_err(|error| error.to_string())?;
+    let end = Instant::now() + PROBE_TIMEOUT;
+    while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // A QEMU that goes on has not loaded it.
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut said = vec![0; 4096];
+    let count = log.read_at(&mut said, 0).unwrap_or(0);
+    let said = String::from_utf8_lossy(&said[..count]).into_owned();
+    if said.lines().any(|line| line == PROBE_WORD) {
+        return Ok(());
+    }
+    let first = said.lines().find(|line| !line.trim().is_empty());
+    Err(first.unwrap_or("it said nothing").escape_debug().to_string())
 }
 
 const _: () = assert!(CELL_BYTES as usize == COUNTER_BYTES);

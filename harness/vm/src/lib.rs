@@ -18,7 +18,7 @@ mod snapshot;
 
 pub use boot::BootError;
 pub use console::{HEAD_BYTES, PIN_BYTES, TAIL_BYTES};
-pub use cover::CoverSpec;
+pub use cover::{CoverSpec, probe_plugin};
 pub use link::{Death, DeathKind, Vm};
 pub use probe::probe_accel;
 pub use snapshot::{Figures, Snapshot, Snapshots};

@@ -120,8 +120,13 @@ impl Supervisor<'_> {
             ToGuest::Poweroff => crate::init::power_off(),
             ToGuest::Symbols => self.say_symbols(),
             ToGuest::Cover(ranges) => {
-                if let Err(why) = kcov::prepare(ranges) {
-                    sys::say(&format!("no coverage: {why}"));
+                match kcov::prepare(ranges) {
+                    // A worker that is there already records nothing; the next one does.
+                    Ok(()) if self.running.is_none() => {
+                        self.retire();
+                    }
+                    Ok(()) => {}
+                    Err(why) => sys::say(&format!("no coverage: {why}")),
                 }
             }
         }
