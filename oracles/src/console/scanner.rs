@@ -381,14 +381,13 @@ impl Open {
                 self.blamed = Some(name.to_string());
             }
         }
-        let asks = [
-            "trying to acquire lock:",
-            "trying to lock:",
-            "] takes:",
-            " lock held by ",
-            " locks held by ",
-        ];
-        if asks.iter().any(|a| line.contains(a)) {
+        let asks = ["trying to acquire lock:", "trying to lock:", "] takes:"];
+        // Elsewhere than in lockdep's reports the locks held are circumstances, not the place.
+        let holds = [" lock held by ", " locks held by "];
+        let lockdep = title::slug(self.class).starts_with("lockdep");
+        if asks.iter().any(|a| line.contains(a))
+            || lockdep && holds.iter().any(|h| line.contains(h))
+        {
             self.awaits_lock = true;
         }
         if let Some(name) = line.strip_prefix("caller is ").and_then(frames::symbol) {
