@@ -224,6 +224,9 @@ pub struct World {
     pub reserve_divided: bool,
     /// An mbind took effect: a range may have the policy that another mbind asks for.
     pub policies_set: bool,
+    /// Some anonymous mapping was cut or moved, so its pages may be parts of huge pages that would
+    /// not fit into it.
+    pub cut_or_moved: bool,
     /// An UNREGISTER was refused at a mapping behind others that it had to leave as they were
     /// (C-34): what shows of them is a class of its own.
     pub unregister_refused: bool,
@@ -331,6 +334,7 @@ impl World {
             no_wait: false,
             reserve_divided: false,
             policies_set: false,
+            cut_or_moved: false,
             unregister_refused: false,
             forked: false,
             blurred: None,
@@ -413,6 +417,7 @@ impl World {
         if vma.start == addr {
             return;
         }
+        self.cut_or_moved |= vma.backing == Backing::Anon;
         let mut tail = vma.clone();
         tail.start = addr;
         if let Backing::File { key, off } = vma.backing {

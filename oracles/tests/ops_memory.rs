@@ -717,3 +717,22 @@ fn each_read_fault_may_bring_its_own_neighbours() {
     passes(lines(1084 << 10));
     breaks("O-006", lines(1092 << 10));
 }
+
+#[test]
+fn soft_offline_goes_on_by_the_page_a_part_is_left_of() {
+    let lines = |cut: &'static str| {
+        vec![
+            ok("mmap at=r0 len=12K"),
+            ok("write at=r0 len=12K"),
+            ok(cut),
+            ok("madvise at=r0+4K len=8K advice=softoffline"),
+        ]
+    };
+    let verdict = |cut: &'static str, pages: i64| verdict(true, lines(cut), pages);
+    let (part, other) = ("munmap at=r0 len=4K", "munmap at=r1 len=4K");
+    assert_eq!(verdict(part, 1), None);
+    assert_eq!(verdict(part, 2), None);
+    assert_eq!(verdict(part, 0).as_deref(), Some("O-081"));
+    assert_eq!(verdict(other, 2), None);
+    assert_eq!(verdict(other, 1).as_deref(), Some("O-081"));
+}

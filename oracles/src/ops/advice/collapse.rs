@@ -226,8 +226,7 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
     }
     let holes = cached.len() < (BLOCK / PAGE) as usize;
     let (from, to) = (first * PAGE, first * PAGE + BLOCK);
-    let waits = zap::mappings(w, key, from, to).iter().any(|m| m.vma.armed(UffdModes::MISSING));
-    if holes && waits {
+    if holes && waited_for(w, key, from, to) {
         return Chance { works: false, invalid: true, busy: true, again: false };
     }
     if vma.armed(UffdModes::WP) {
@@ -243,6 +242,11 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
     let untouched = entries(w, cx, at).iter().flatten().all(|e| e.slot == Slot::Unsure);
     chance.invalid = poison || untouched || vma.is_private() || vma.uffd.is_some();
     chance
+}
+
+/// Does a userfaultfd wait for pages of this range of the file?
+fn waited_for(w: &World, key: FileKey, from: u64, to: u64) -> bool {
+    zap::mappings(w, key, from, to).iter().any(|m| m.vma.armed(UffdModes::MISSING))
 }
 
 /// The block is huge now: every page of it is there, content as before.
@@ -349,7 +353,11 @@ fn maybe_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
     w.files[key].maybe_huge = true;
     let (low, high) = (at.max(vma.start), (at + BLOCK).min(vma.end));
     crate::touch::haze(w, cx.proc, low, high, |w, page| w.cached(vma, page).is_some());
-    if !full && chance.works {
+    // The file is collapsed before a write-protected mapping of it is refused
+    // (collapse_pte_mapped_thp).
+    let only_mapping =
+        vma.armed(UffdModes::WP) && !waited_for(w, key, first * PAGE, first * PAGE + BLOCK);
+    if !full && (chance.works || only_mapping) {
         w.blur("a failed collapse may have filled holes of the file");
         return;
     }

@@ -54,7 +54,10 @@ fn may_be_thp(w: &World, vma: &Vma, at: u64) -> bool {
         // Files have huge pages where the setting says so, or after a collapse.
         Backing::File { key, .. } => w.files[key].maybe_huge || !matches!(w.thp_shmem, 0 | 4),
     };
-    fits && wanted && !vma.is_hugetlb() && w.profile.thp
+    // A mapping that was cut or moved since keeps its part of the page, and the size of the whole
+    // is what the walk goes on by (madvise_inject_error: page_size(compound_head(page))).
+    let part = w.cut_or_moved && vma.backing == Backing::Anon;
+    (fits || part) && wanted && !vma.is_hugetlb() && w.profile.thp
 }
 
 /// End of the walk at a page that cannot be read, or that waits.

@@ -340,6 +340,7 @@ fn place(
     pieces: Vec<Vma>,
     entries: Vec<(u64, Entry)>,
 ) {
+    w.cut_or_moved = true;
     let shift = |addr: u64| addr - ask.old + dest;
     let count = pieces.len();
     for (i, mut vma) in pieces.into_iter().enumerate() {
