@@ -82,7 +82,8 @@ pub const FAULTS: &[Fault] = &[
         guilty: None,
     },
     fault("soft-lockup", "SOFTLOCKUP", Class::SoftLockup, "", "lkdtm_SOFTLOCKUP"),
-    fault("hung-task", "HUNG_TASK", Class::HungTask, "", "lkdtm_HUNG_TASK"),
+    // Its crash type ends in a tail call, so its own frame is gone by then.
+    fault("hung-task", "HUNG_TASK", Class::HungTask, "", "lkdtm_do_action"),
     fault("rcu-stall", "RCU_STALL", Class::RcuStall, "", "lkdtm_RCU_STALL"),
 ];
 

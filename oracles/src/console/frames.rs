@@ -367,6 +367,9 @@ const EXACT: &[&str] = &[
 
 /// Names skipped by their beginning.
 const PREFIXES: &[&str] = &[
+    // The checker, not who changed the entry.
+    "page_table_check_",
+    "__page_table_check_",
     "kasan_",
     "__kasan_",
     "__asan_",
