@@ -154,7 +154,9 @@ fn a_replay_counts_what_showed() {
 fn twenty_clones_in_a_row_each_pass_a_seed() {
     let dir = tempfile::tempdir().unwrap();
     // One program a VM: each finds a clone that ran nothing.
-    let spec = PoolSpec { programs_max: 1, depth: 1, look: Look::Each, ..spec(dir.path()) };
+    let mut spec = PoolSpec { programs_max: 1, depth: 1, look: Look::Each, ..spec(dir.path()) };
+    // Seeds want a page of 1 GiB.
+    spec.vm.memory_mib = vm::MEMORY_MIB_DEFAULT;
     let pool = Pool::start(&spec, 1).unwrap();
     let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/seeds");
     let mut paths: Vec<_> =

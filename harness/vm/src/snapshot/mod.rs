@@ -143,7 +143,7 @@ impl Snapshots {
         match folder.try_lock(alone)? {
             Some(lock) => Ok(lock),
             None => {
-                say(&format!("another process makes the snapshot of {}; waiting", self.label));
+                say(&format!("another process is at the snapshots of {}; waiting", self.label));
                 folder.lock(alone)
             }
         }
