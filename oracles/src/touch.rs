@@ -259,6 +259,10 @@ fn fill_shmem(
         // A store into a private mapping prepares it before the page is looked for, so also when
         // there is none to be had (do_cow_fault).
         prepared(w, proc, vma, addr);
+    } else if !vma.armed(UffdModes::WP | UffdModes::MINOR) {
+        // Neighbours are mapped before the page itself is looked for, so also when it lies beyond
+        // the end, is missing or is poisoned (do_read_fault, do_fault_around).
+        haze_fault_around(w, proc, vma, vma.unit_addr(addr));
     }
     let beyond = idx * PAGE >= w.files[key].size.next_multiple_of(PAGE);
     if beyond && !w.mutated(Mutant::ShmemNoEof) {
@@ -266,10 +270,6 @@ fn fill_shmem(
     }
     let body = match w.files[key].cache.get(&idx).copied() {
         Some(body) if w.bodies[body].poisoned => {
-            // Its neighbours are mapped before the page itself is looked at.
-            if access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR) {
-                haze_fault_around(w, proc, vma, vma.unit_addr(addr));
-            }
             return Round::Ended(poisoned(vma));
         }
         Some(_) if vma.armed(UffdModes::MINOR) => {
@@ -289,9 +289,6 @@ fn fill_shmem(
     if w.files[key].maybe_huge {
         let block = vma.unit_addr(addr) / PMD * PMD;
         haze(w, proc, block, block + PMD, |w, at| beside(w, proc, vma, at));
-    }
-    if access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR) {
-        haze_fault_around(w, proc, vma, vma.unit_addr(addr));
     }
     settled(marker, access)
 }
