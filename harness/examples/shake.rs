@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vm::{Accel, Vm, VmSpec};
 
+/// Programs from one sign of life to the next.
+const PROGRESS: u64 = 500;
+
 #[derive(Default)]
 struct Seen {
     count: u32,
@@ -58,6 +61,11 @@ fn main() -> Result<()> {
             }
         };
         done += 1;
+        if done.is_multiple_of(PROGRESS) {
+            let wrong = seen.keys().filter(|name| !name.starts_with('(')).count();
+            let rate = done as f64 / start.elapsed().as_secs_f64();
+            println!("{done}: {passed} passed, {wrong} disagreements, {rate:.1} programs/s");
+        }
         let at = Instant::now();
         match outcome {
             RunOutcome::Finished(observation) => {
