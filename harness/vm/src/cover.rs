@@ -147,7 +147,7 @@ fn plugin_value(plugin: &Path, option: &str) -> OsString {
 /// What the plugin prints when QEMU was started only to try it.
 const PROBE_WORD: &str = "hgm-coverage 1";
 /// Time for that.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether this QEMU loads this plugin: it is started without a machine, and the plugin ends it.
 /// The error says what QEMU said.
