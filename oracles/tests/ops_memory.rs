@@ -1,6 +1,8 @@
 //! Files, mappings and advice: hand-made observations that must pass or break exactly one rule.
 //! What real kernels do is proved elsewhere; here stand the rules a kernel may get wrong.
 
+#[path = "ops_memory/order.rs"]
+mod order;
 #[path = "ops_memory/sharing.rs"]
 mod sharing;
 
@@ -716,27 +718,6 @@ fn each_read_fault_may_bring_its_own_neighbours() {
     };
     passes(lines(1084 << 10));
     breaks("O-006", lines(1092 << 10));
-}
-
-#[test]
-fn a_read_beyond_the_end_maps_neighbours_first() {
-    let lines = |cached: &'static str| {
-        let at = Spot::In(Place::new(0, 44 << 10));
-        let bus = SignalSeen { signo: 7, code: 2, at, lsb: 0 };
-        vec![
-            ok("f0 = memfd page=4K"),
-            ok("ftruncate file=f0 len=4K"),
-            ok(cached),
-            ok("mmap at=r0 len=64K share=shared from=f0"),
-            with("read at=r0+44K len=4K", Status::Signal(bus)).reads(&[]).pages(
-                0,
-                Place::new(0, 0),
-                &[(1, FILE_PAGE, 9)],
-            ),
-        ]
-    };
-    passes(lines("fallocate file=f0 len=4K"));
-    breaks("O-006", lines("fstat file=f0"));
 }
 
 #[test]

@@ -178,7 +178,8 @@ fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
     let any = |f: &dyn Fn(&Entry) -> bool| all.iter().flatten().any(f);
     let closed = |e: &Entry| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison | Slot::Marker);
     if any(&|e| e.wp || closed(e)) {
-        return Chance { works: huge, ..INVALID };
+        let busy = vma.uffd.is_some() && w.family == Family::U612 && hole_comes_first(&all);
+        return Chance { works: huge, busy, ..INVALID };
     }
     let held = any(&|e: &Entry| matches!(e.slot, Slot::Page(body) if pinned(w, body)));
     let mut chance = unpinned_chance(w, vma, &all, huge);
@@ -188,6 +189,16 @@ fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
         chance.again = true;
     }
     chance
+}
+
+/// May the walk over the block meet an entry that is none or zero before one with a wp bit? Where
+/// somebody waits that ends it with EBUSY on 6.12, EINVAL on 6.1 (hpage_collapse_scan_pmd,
+/// madvise_collapse_errno); poison is passed over until all is scanned.
+fn hole_comes_first(all: &[Option<Entry>]) -> bool {
+    let hole = |e: &Option<Entry>| e.is_none_or(|e| matches!(e.slot, Slot::Zero | Slot::Unsure));
+    let wp = |e: &Option<Entry>| e.is_some_and(|e| e.wp || e.slot == Slot::Marker);
+    let first = |f: &dyn Fn(&Option<Entry>) -> bool| all.iter().position(f).unwrap_or(all.len());
+    first(&hole) < first(&wp)
 }
 
 fn unpinned_chance(w: &World, vma: &Vma, all: &[Option<Entry>], huge: bool) -> Chance {

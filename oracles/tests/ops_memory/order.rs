@@ -1,0 +1,41 @@
+//! What the kernel looks at first, and so what it says or does before it refuses.
+
+use super::*;
+
+#[test]
+fn a_hole_before_poison_decides_why_a_waiting_block_may_not_collapse() {
+    let lines = |poisoned: &'static str, errno: u16| {
+        vec![
+            ok("mmap at=r0 len=2M"),
+            ok("u0 = uffd handler=zero"),
+            with("register uffd=u0 at=r0 len=2M modes=missing", Status::Ok(0x13c)),
+            ok(poisoned).out(Output::Field(1 << 20)),
+            err("madvise at=r0 len=2M advice=collapse", errno),
+        ]
+    };
+    for at in ["uffd_poison uffd=u0 at=r0 len=1M", "uffd_poison uffd=u0 at=r0+1M len=1M"] {
+        passes(lines(at, 16));
+        breaks("A-006", lines(at, EACCES));
+    }
+}
+
+#[test]
+fn a_read_beyond_the_end_maps_neighbours_first() {
+    let lines = |cached: &'static str| {
+        let at = Spot::In(Place::new(0, 44 << 10));
+        let bus = SignalSeen { signo: 7, code: 2, at, lsb: 0 };
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4K"),
+            ok(cached),
+            ok("mmap at=r0 len=64K share=shared from=f0"),
+            with("read at=r0+44K len=4K", Status::Signal(bus)).reads(&[]).pages(
+                0,
+                Place::new(0, 0),
+                &[(1, FILE_PAGE, 9)],
+            ),
+        ]
+    };
+    passes(lines("fallocate file=f0 len=4K"));
+    breaks("O-006", lines("fstat file=f0"));
+}
