@@ -39,3 +39,26 @@ fn a_read_beyond_the_end_maps_neighbours_first() {
     passes(lines("fallocate file=f0 len=4K"));
     breaks("O-006", lines("fstat file=f0"));
 }
+
+#[test]
+fn memory_failure_names_the_whole_huge_page_that_would_not_split() {
+    let judged = |errno: u16, lsb: u8| {
+        let at = Spot::In(Place::new(0, 0));
+        let mut failed = err("madvise at=r0 len=4K advice=hwpoison", errno);
+        failed.obs.also = Some(SignalSeen { signo: 7, code: 4, at, lsb });
+        let lines = vec![
+            ok("mmap at=r0 len=4M"),
+            ok("madvise at=r0 len=4M advice=hugepage"),
+            ok("write at=r0 len=4M"),
+            failed,
+        ];
+        match report(true, lines, 1).verdict {
+            Verdict::Violation(v) => Some(v.rule),
+            _ => None,
+        }
+    };
+    let (busy, unsplit) = (16, 133);
+    assert_eq!(judged(unsplit, 21), None);
+    assert_eq!(judged(unsplit, 13).as_deref(), Some("A-092"));
+    assert_eq!(judged(busy, 21).as_deref(), Some("A-092"));
+}

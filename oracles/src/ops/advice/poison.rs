@@ -15,6 +15,10 @@ const THP: u64 = 2 << 20;
 /// A page of the range could not be had.
 const NEXT_FAILED: case::observation::Status = case::observation::Status::Err(EFAULT as u16);
 
+/// The page belongs to a huge one that could not be split.
+const UNSPLIT: case::observation::Status = case::observation::Status::Err(EHWPOISON as u16);
+const BLOCK_SHIFT: u8 = THP.trailing_zeros() as u8;
+
 /// What the walk met at one address.
 enum Met {
     Page(BodyId, Vma),
@@ -102,6 +106,10 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
             cx.pick(A091, &fails)?;
             poison(w, body, &vma);
             if thp {
+                if cx.obs.status == UNSPLIT {
+                    // Nothing is unmapped and the whole huge page is named (kill_procs_now).
+                    hit.push((at, BLOCK_SHIFT));
+                }
                 // A huge page that would not split: unmapped or still readable.
                 w.blur("memory failure of a huge page that may not have been split");
             }
