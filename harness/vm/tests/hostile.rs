@@ -122,11 +122,13 @@ fn garbage_before_ready_is_a_protocol_error() {
 
 #[test]
 fn lies_after_ready_end_the_vm() {
+    let version = case::wire::VERSION;
+    let huge = format!(r"printf 'hgmF\{version:o}\0\0\0\377\377\377\377\0\0\0\0'");
     for (lie, why) in [
         (r#"cat "$here/executing-9""#, "started run 9"),
         (r#"cat "$here/done-9""#, "answered run 9"),
         (r#"cat "$here/ready""#, "second Ready"),
-        ("printf 'hgmF\\1\\0\\0\\0\\377\\377\\377\\377\\0\\0\\0\\0'", "cap"),
+        (huge.as_str(), "cap"),
         ("head -c 100000 /dev/zero", "magic"),
     ] {
         let body = format!(
