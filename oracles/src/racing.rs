@@ -3,9 +3,10 @@
 
 use crate::ops::access::body_at;
 use crate::touch::haze;
-use crate::world::{Entry, FileKey, Slot, Vma, World};
+use crate::world::{BodyId, Entry, FileKey, Slot, Vma, World};
 use case::limits::PAGE;
 use case::{Advice, Op, ProcId};
+use std::collections::BTreeMap;
 
 /// Ops that put pages where none are, or look, and change nothing else.
 pub fn fills(op: &Op) -> bool {
@@ -80,6 +81,34 @@ pub fn private_holes(w: &World) -> Vec<PrivateHole> {
         }
     }
     found
+}
+
+/// Pages that private mappings of files have of their own.
+pub fn own_copies(w: &World) -> BTreeMap<u64, BodyId> {
+    let Some(p) = w.proc(ProcId(0)) else { return BTreeMap::new() };
+    let of_file = |v: &&Vma| v.is_private() && v.file_unit(v.start).is_some();
+    let vmas: Vec<&Vma> = p.vmas.values().filter(of_file).collect();
+    let entries = vmas.iter().flat_map(|v| p.entries.range(v.start..v.end));
+    let own = |(at, entry): (&u64, &Entry)| match entry.slot {
+        Slot::Page(body) if w.bodies[body].file.is_none() => Some((*at, body)),
+        _ => None,
+    };
+    entries.filter_map(own).collect()
+}
+
+/// A copy made while others stored to the page of the file has their content or the old one.
+pub fn copied_amid(w: &mut World, before: &BTreeMap<u64, BodyId>) {
+    for (at, body) in own_copies(w) {
+        if before.get(&at) == Some(&body) {
+            continue;
+        }
+        let Some((key, idx)) = w.vma_at(ProcId(0), at).and_then(|v| v.file_unit(at)) else {
+            continue;
+        };
+        let source = w.files[key].cache.get(&idx).copied();
+        let vague = source.map(|source| w.bodies[source].vague.clone()).unwrap_or_default();
+        w.bodies[body].vague.extend(vague);
+    }
 }
 
 /// A read fault maps cached neighbours, and which were cached when it ran is not known.

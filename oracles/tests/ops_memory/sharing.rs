@@ -126,6 +126,27 @@ fn a_hole_that_two_threads_fill_is_one_page_or_two() {
 }
 
 #[test]
+fn a_copy_made_while_others_store_has_the_old_or_the_new() {
+    let lines = |off: &'static str, serial: u32, page: u32| {
+        let word = Word::Tag(case::Tag { serial, page });
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("ftruncate file=f0 len=2M"),
+            ok("mmap at=r0 len=2M from=f0"),
+            ok("mmap at=r1 len=2M share=shared from=f0"),
+            ok("write at=r1 len=8K"),
+            ok("par {\n  t0: madvise at=r0 len=2M advice=populate_write"),
+            ok("  t1: write at=r1 len=4K\n}"),
+            ok(off).reads(&[word]),
+        ]
+    };
+    passes(lines("read at=r0 len=4K", 5, 0));
+    passes(lines("read at=r0 len=4K", 7, 0));
+    passes(lines("read at=r0+4K len=4K", 5, 1));
+    breaks("X-03", lines("read at=r0+4K len=4K", 7, 1));
+}
+
+#[test]
 fn poison_in_a_huge_file_page_need_not_be_resident() {
     let lines = |rss: u64| {
         vec![
