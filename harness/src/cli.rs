@@ -284,7 +284,7 @@ pub enum LookChoice {
 
 /// Run one program and print what each op should give and gave.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm run corpus/seeds/minor-basic.hgm --kernel debian-6.1\n  \
+#[command(after_help = "Examples:\n  hgm run corpus/seeds/postcopy-2m.hgm --kernel debian-6.1\n  \
                         printf 'hgm 1\\nf0 = memfd\\n' | hgm run - --kernel debian-6.1 --json")]
 pub struct RunArgs {
     /// Program file; `-` is stdin.
@@ -310,7 +310,7 @@ pub struct RunArgs {
 /// Replay a finding or a program many times, each in a fresh child; print k of n.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm repro h-080-continue --times 20\n  hgm repro \
-                        corpus/seeds/minor-basic.hgm --times 5 --kernel debian-6.1\n\n\
+                        corpus/seeds/postcopy-2m.hgm --times 5 --kernel debian-6.1\n\n\
                         Ends with 100 if it showed at least once.")]
 pub struct ReproArgs {
     /// Finding (its folder, or its name in any run, or the shortest unique prefix), or a program
