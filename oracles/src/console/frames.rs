@@ -3,6 +3,8 @@
 
 /// Names skipped when they match whole.
 const EXACT: &[&str] = &[
+    "write_comp_data",
+    "check_kcov_mode",
     "show_stack",
     "dump_stack",
     "dump_stack_lvl",
@@ -370,6 +372,8 @@ const PREFIXES: &[&str] = &[
     // The checker, not who changed the entry.
     "page_table_check_",
     "__page_table_check_",
+    // Counts what runs; a loop that stalls is often caught in it.
+    "__sanitizer_cov_",
     "kasan_",
     "__kasan_",
     "__asan_",
