@@ -62,3 +62,23 @@ fn memory_failure_names_the_whole_huge_page_that_would_not_split() {
     assert_eq!(judged(unsplit, 13).as_deref(), Some("A-092"));
     assert_eq!(judged(busy, 21).as_deref(), Some("A-092"));
 }
+
+#[test]
+fn soft_offline_meets_the_end_of_the_file_after_a_page_that_worked() {
+    let judged = |errno: u16| {
+        let lines = vec![
+            ok("f0 = memfd page=2M"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M share=shared from=f0"),
+            ok("ftruncate file=f0 len=2M"),
+            err("madvise at=r0 len=4M advice=softoffline", errno),
+        ];
+        match report(true, lines, 1).verdict {
+            Verdict::Violation(v) => Some(v.rule),
+            _ => None,
+        }
+    };
+    let efault = 14;
+    assert_eq!(judged(efault), None);
+    assert_eq!(judged(EACCES).as_deref(), Some("A-094"));
+}

@@ -246,7 +246,10 @@ pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
                 w.hw_pages.1 += 1;
                 return cx.pick(A094, &[Want::Err(EIO), Want::Err(EBUSY), Want::Ok(0)]).map(|_| ());
             }
-            Met::Bad | Met::Blocks => return stop(w, cx, &met),
+            Met::Bad | Met::Blocks => {
+                w.hw_pages.0 += done;
+                return stop(w, cx, &met);
+            }
         };
         if vma.is_hugetlb() {
             w.pool_state_mut(vma.unit).witness = true;
@@ -255,7 +258,9 @@ pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
         if w.pins.values().any(|pages| pages.contains(&body)) {
             return cx.errno(A094, EBUSY);
         }
-        if !cx.ok() {
+        // A later page that cannot be had ends the walk after this one was offlined.
+        let next_failed = at + vma.unit_bytes() < end && cx.obs.status == NEXT_FAILED;
+        if !cx.ok() && !next_failed {
             // Failure may have come at this page or, for a longer range, at a later one.
             let units = (end - at).div_ceil(vma.unit_bytes()) as i64;
             w.hw_pages.1 += units;
