@@ -6,109 +6,97 @@
 use crate::exit::ExpectedError;
 use std::path::{Path, PathBuf};
 
-/// Name of the agent beside `hgm`.
-const AGENT_NAME: &str = "hgm-agent";
 /// Where the agent's own profile builds it, below the target folder.
 const AGENT_BUILT: &str = "x86_64-unknown-linux-gnu/agent/agent";
+/// Where cargo puts the coverage plugin, which is built once, in release.
+const PLUGIN_BUILT: &str = "release/libhgm_coverage.so";
+
+/// One thing that ships beside `hgm`.
+struct Asset {
+    what: &'static str,
+    help: &'static str,
+    /// Environment variable with its path; if set, nowhere else is looked.
+    env: &'static str,
+    /// Name beside the `hgm` binary.
+    beside: &'static str,
+    /// Path below the target folder, for what cargo builds.
+    built: Option<&'static str>,
+    /// Path below the workspace.
+    workspace: &'static str,
+}
 
 /// The agent binary that goes into initramfs images.
 pub fn agent() -> Result<PathBuf, ExpectedError> {
-    let places = agent_places();
-    match places.iter().find(|path| path.is_file()) {
-        Some(path) => Ok(path.clone()),
-        None => {
-            let looked: Vec<String> =
-                places.iter().map(|path| path.display().to_string()).collect();
-            Err(ExpectedError::infrastructure(
-                "no guest agent found",
-                "build it with `cargo build --profile agent -p agent --target \
-                 x86_64-unknown-linux-gnu`, or set HGM_AGENT to its path",
-            )
-            .cause(format!("looked at {}", looked.join(", "))))
-        }
-    }
+    let asset = Asset {
+        what: "no guest agent found",
+        help: "build it with `cargo build --profile agent -p agent --target \
+               x86_64-unknown-linux-gnu`, or set HGM_AGENT to its path",
+        env: "HGM_AGENT",
+        beside: "hgm-agent",
+        built: Some(AGENT_BUILT),
+        workspace: "target/x86_64-unknown-linux-gnu/agent/agent",
+    };
+    asset.find(Path::is_file)
 }
-
-/// Places in the order they are tried. `$HGM_AGENT`, if set, is the only one.
-fn agent_places() -> Vec<PathBuf> {
-    if let Some(path) = std::env::var_os("HGM_AGENT").filter(|value| !value.is_empty()) {
-        return vec![PathBuf::from(path)];
-    }
-    let mut places = Vec::new();
-    if let Some(dir) = own_dir() {
-        places.push(dir.join(AGENT_NAME));
-        // target/debug/hgm and target/release/hgm: the agent has a profile and a triple of its own.
-        places.extend(dir.parent().map(|target| target.join(AGENT_BUILT)));
-    }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    places.extend(workspace.map(|dir| dir.join("target").join(AGENT_BUILT)));
-    places.dedup();
-    places
-}
-
-/// Folder of base fixes beside `hgm`.
-const FIXES_NAME: &str = "hgm-fixes";
 
 /// The folder of base fixes, one folder a kernel series in it.
 pub fn fixes() -> Result<PathBuf, ExpectedError> {
-    let set = std::env::var_os("HGM_FIXES").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let places = match set {
-        Some(dir) => vec![dir],
-        None => {
-            let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-            let beside = own_dir().map(|dir| dir.join(FIXES_NAME));
-            let there = workspace.map(|dir| dir.join("vmimages/fixes"));
-            beside.into_iter().chain(there).collect()
-        }
+    let asset = Asset {
+        what: "no folder of base fixes found",
+        help: "set HGM_FIXES to vmimages/fixes of a checkout, or pass --no-base-fixes",
+        env: "HGM_FIXES",
+        beside: "hgm-fixes",
+        built: None,
+        workspace: "vmimages/fixes",
     };
-    match places.iter().find(|dir| dir.is_dir()) {
-        Some(dir) => Ok(dir.clone()),
-        None => {
-            let looked: Vec<String> = places.iter().map(|dir| dir.display().to_string()).collect();
-            Err(ExpectedError::infrastructure(
-                "no folder of base fixes found",
-                "set HGM_FIXES to vmimages/fixes of a checkout, or pass --no-base-fixes",
-            )
-            .cause(format!("looked at {}", looked.join(", "))))
-        }
-    }
+    asset.find(Path::is_dir)
 }
-
-/// Name of the coverage plugin, beside `hgm` and where cargo puts it.
-const PLUGIN_NAME: &str = "libhgm_coverage.so";
 
 /// The plugin QEMU loads to count executed kernel text, as an absolute path.
 pub fn plugin() -> Result<PathBuf, ExpectedError> {
-    let places = plugin_places();
-    let found = places.iter().find(|path| path.is_file());
-    match found.and_then(|path| path.canonicalize().ok()) {
-        Some(path) => Ok(path),
-        None => {
-            let looked: Vec<String> =
-                places.iter().map(|path| path.display().to_string()).collect();
-            Err(ExpectedError::infrastructure(
-                "no coverage plugin found",
-                "build it with ci/coverage, or set HGM_COVERAGE_PLUGIN to its path",
-            )
-            .cause(format!("looked at {}", looked.join(", "))))
-        }
-    }
+    let asset = Asset {
+        what: "no coverage plugin found",
+        help: "build it with ci/coverage, or set HGM_COVERAGE_PLUGIN to its path",
+        env: "HGM_COVERAGE_PLUGIN",
+        beside: "libhgm_coverage.so",
+        built: Some(PLUGIN_BUILT),
+        workspace: "target/release/libhgm_coverage.so",
+    };
+    let found = asset.find(Path::is_file)?;
+    std::path::absolute(&found).map_err(|error| asset.missing(&[found]).cause(error))
 }
 
-fn plugin_places() -> Vec<PathBuf> {
-    if let Some(path) = std::env::var_os("HGM_COVERAGE_PLUGIN").filter(|value| !value.is_empty()) {
-        return vec![PathBuf::from(path)];
+impl Asset {
+    /// The first place that `is` what it should be.
+    fn find(&self, is: fn(&Path) -> bool) -> Result<PathBuf, ExpectedError> {
+        let places = self.places();
+        let found = places.iter().find(|path| is(path)).cloned();
+        found.ok_or_else(|| self.missing(&places))
     }
-    let mut places = Vec::new();
-    if let Some(dir) = own_dir() {
-        places.push(dir.join(PLUGIN_NAME));
-        // target/debug/hgm: the plugin is built once, in release.
-        places.extend(dir.parent().map(|target| target.join("release").join(PLUGIN_NAME)));
+
+    /// Places in the order they are tried.
+    fn places(&self) -> Vec<PathBuf> {
+        if let Some(path) = std::env::var_os(self.env).filter(|value| !value.is_empty()) {
+            return vec![PathBuf::from(path)];
+        }
+        let mut places = Vec::new();
+        if let Some(dir) = own_dir() {
+            places.push(dir.join(self.beside));
+            // target/debug/hgm and target/release/hgm.
+            let target = dir.parent().zip(self.built);
+            places.extend(target.map(|(target, built)| target.join(built)));
+        }
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        places.extend(workspace.map(|dir| dir.join(self.workspace)));
+        places.dedup();
+        places
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    places.extend(workspace.map(|dir| dir.join("target/release").join(PLUGIN_NAME)));
-    places.dedup();
-    places
+
+    fn missing(&self, places: &[PathBuf]) -> ExpectedError {
+        let looked: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
+        ExpectedError::infrastructure(self.what, self.help)
+            .cause(format!("looked at {}", looked.join(", ")))
+    }
 }
 
 fn own_dir() -> Option<PathBuf> {

@@ -27,6 +27,18 @@ const fn fault(
     Fault { name, crash_type, class, title, guilty: Some(guilty) }
 }
 
+impl Fault {
+    /// The report is of this fault: of its class, and with its words in the title.
+    pub fn fits(&self, report: &Report) -> bool {
+        report.class == self.class && report.title.contains(self.title)
+    }
+
+    /// The report to look at: one that fits, else the first. Its checker may have spoken twice.
+    pub fn pick<'a>(&self, reports: &'a [Report]) -> Option<&'a Report> {
+        reports.iter().find(|report| self.fits(report)).or(reports.first())
+    }
+}
+
 /// Every fault, the quick ones first.
 pub const FAULTS: &[Fault] = &[
     fault(
@@ -100,7 +112,7 @@ pub struct Row {
     pub signatures: Vec<String>,
     /// Title of the last report.
     pub title: String,
-    /// Why it could not be provoked: the kernel lacks the crash type or the checker.
+    /// Why it could not be provoked: the kernel lacks the crash type.
     pub skipped: Option<String>,
 }
 
@@ -112,10 +124,9 @@ impl Row {
     /// Counts what one provocation printed.
     pub fn count(&mut self, fault: &Fault, reports: &[Report]) {
         self.provoked += 1;
-        let right = |r: &&Report| r.class == fault.class && r.title.contains(fault.title);
-        let Some(report) = reports.iter().find(right).or(reports.first()) else { return };
+        let Some(report) = fault.pick(reports) else { return };
         self.detected += 1;
-        self.class_right += u32::from(right(&report));
+        self.class_right += u32::from(fault.fits(report));
         self.guilty_right += u32::from(report.guilty.as_deref() == fault.guilty);
         self.title = report.title.clone();
         if !self.signatures.contains(&report.signature) {

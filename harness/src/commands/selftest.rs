@@ -94,8 +94,8 @@ fn repeat(
             Shown::Console(console) => {
                 let reports = scan(&console);
                 row.count(fault, &reports);
-                if let (Some(dir), Some(first)) = (&args.save, reports.first()) {
-                    keep(dir, fault, &console, first)?;
+                if let (Some(dir), Some(report)) = (&args.save, fault.pick(&reports)) {
+                    keep(dir, fault, &console, report)?;
                 }
             }
         }
@@ -126,15 +126,11 @@ fn provoke(fault: &Fault, mut vm: Vm) -> Shown {
             (seen, changed) = (vm.console_len(), Instant::now());
         }
         let quiet = changed.elapsed() >= QUIET;
-        if quiet && (!alive || scan(&vm.console_since(mark)).iter().any(|r| fits(fault, r))) {
+        if quiet && (!alive || scan(&vm.console_since(mark)).iter().any(|r| fault.fits(r))) {
             break;
         }
     }
     Shown::Console(vm.console_since(mark))
-}
-
-fn fits(fault: &Fault, report: &Report) -> bool {
-    report.class == fault.class
 }
 
 /// The part of the console that is the report, for the reader's regression data.
