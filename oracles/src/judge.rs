@@ -259,6 +259,8 @@ fn looks(w: &mut World, cx: &Cx<'_>) -> Out {
     for (page, seen) in [PageSize::Huge2M, PageSize::Huge1G].into_iter().zip(seen) {
         if !w.pool_state(page).witness {
             pool(w, cx, page, seen)?;
+        } else {
+            w.adopt_pool(page, seen);
         }
     }
     Ok(())

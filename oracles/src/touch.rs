@@ -66,6 +66,9 @@ fn poisoned(vma: &Vma) -> Touch {
 
 /// Touches the page at `addr` (any address in it) and says how it ended.
 pub fn touch(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> Out<Touch> {
+    if out_of_bounds(w, cx, proc, addr, access) {
+        return Ok(BUS_ADRERR);
+    }
     for _ in 0..ROUNDS_MAX {
         if let Round::Ended(touch) = attempt(w, cx, proc, addr, access) {
             return Ok(touch);
@@ -132,6 +135,29 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
         }
         Slot::Page(body) => write_mapped(w, proc, &vma, unit, body),
     }
+}
+
+/// Did an allocation find no huge page on the nodes a policy allows? Reservations are counted for
+/// the pool, not for its nodes, so even a reserved page may not be had (the comment on cpusets and
+/// MPOL_BIND in hugetlb_acct_memory).
+fn out_of_bounds(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> bool {
+    let Some(vma) = w.vma_at(proc, addr).filter(|v| w.numa_bound && v.is_hugetlb()) else {
+        return false;
+    };
+    let refused = match cx.op {
+        Op::Read { .. } | Op::Write { .. } => matches!(cx.obs.status, Status::Signal(s)
+            if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
+        _ => matches!(cx.obs.status, Status::Err(_)),
+    };
+    let copies = access == Access::Write && vma.is_private();
+    refused
+        && match w.entry(proc, vma.unit_addr(addr)).map(|e| e.slot) {
+            None | Some(Slot::Marker) => copies || w.cached(vma, addr).is_none(),
+            Some(Slot::Page(body)) => {
+                copies && (w.bodies[body].file.is_some() || w.mapcount(body) > 1)
+            }
+            _ => false,
+        }
 }
 
 /// A store to an entry with the uffd-wp bit.

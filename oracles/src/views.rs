@@ -403,18 +403,22 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
             Share::Private => "private",
         },
     };
-    let slot = match entry.map(|e| e.slot) {
-        // Somebody waits for a page that appears here without an event.
-        None if vma.armed(UffdModes::MISSING) || awaited(w, vma, unit) => "none-armed",
-        None => "none",
-        Some(Slot::Marker) => "marker",
-        Some(Slot::UffdPoison) => "uffd-poison",
-        Some(Slot::HwPoison) => "hwpoison",
-        Some(Slot::Zero) => "zero",
-        Some(Slot::Unsure) => "unsure",
-        Some(Slot::Page(b)) if w.bodies[b].file.is_some() => "cached",
-        Some(Slot::Page(_)) => "own",
-    };
+    let slot =
+        match entry.map(|e| e.slot) {
+            // Somebody waits for a page that appears here without an event.
+            None if vma.armed(UffdModes::MISSING) || awaited(w, vma, unit) => {
+                if w.collapse_refused { "none-armed:collapsed" } else { "none-armed" }
+            }
+            None => "none",
+            Some(Slot::Marker) => "marker",
+            Some(Slot::UffdPoison) => "uffd-poison",
+            Some(Slot::HwPoison) => "hwpoison",
+            Some(Slot::Zero) => "zero",
+            Some(Slot::Unsure) => "unsure",
+            Some(Slot::Page(b)) if w.bodies[b].file.is_some() => "cached",
+            Some(Slot::Page(b)) if w.bodies[b].unshared => "unshared",
+            Some(Slot::Page(_)) => "own",
+        };
     let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
     format!("{kind}-{size}-{slot}{wp}")
 }
@@ -572,6 +576,12 @@ fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
     };
     if (shared, private) != (want_shared, want_private) {
         let same_sum = shared + private == want_shared + want_private;
+        // 6.1 counts by the mappings of the frame a poison entry names, and that frame is a stranger's
+        // once the huge page was dissolved (smaps_hugetlb_range, dissolve_free_huge_page).
+        let strangers = sums.hugetlb_shared..=sums.hugetlb_shared + sums.hugetlb_poisoned;
+        if same_sum && w.family == Family::U61 && strangers.contains(&shared) {
+            return Ok(());
+        }
         let vma = w.vma_at(cx.proc, obs.at.addr());
         if same_sum && vma.is_some_and(|v| table_may_be_shared(v, v.start)) {
             return Ok(());

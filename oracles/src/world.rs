@@ -36,6 +36,8 @@ pub struct Body {
     pub vague: BTreeSet<u32>,
     /// Whether another process shares the frame was the kernel's choice: identity is not judged.
     pub loose: bool,
+    /// A copy that a read pin made of a shared page.
+    pub unshared: bool,
 }
 
 /// A memfd, a hugetlbfs file, or the hidden file behind shared anonymous memory and anonymous
@@ -230,6 +232,9 @@ pub struct World {
     /// An UNREGISTER was refused at a mapping behind others that it had to leave as they were
     /// (C-34): what shows of them is a class of its own.
     pub unregister_refused: bool,
+    /// A COLLAPSE was refused over holes of a file that somebody waits for: pages that show there
+    /// since are a class of their own.
+    pub collapse_refused: bool,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.
@@ -246,6 +251,7 @@ impl Body {
             lazy: false,
             vague: BTreeSet::new(),
             loose: false,
+            unshared: false,
         }
     }
     /// Tag words of one 4 KiB sub-page.
@@ -336,6 +342,7 @@ impl World {
             policies_set: false,
             cut_or_moved: false,
             unregister_refused: false,
+            collapse_refused: false,
             forked: false,
             blurred: None,
         }
@@ -381,6 +388,7 @@ impl World {
         let mut copy = self.bodies[from].clone();
         copy.file = None;
         copy.lazy = false;
+        copy.unshared = false;
         copy.poisoned = false;
         self.bodies.push(copy);
         self.bodies.len() - 1
@@ -437,8 +445,18 @@ impl World {
         end: u64,
         mut change: impl FnMut(&mut Vma),
     ) {
-        self.split_at(proc, start);
-        self.split_at(proc, end);
+        // A change that changes nothing splits nothing (mlock_fixup, mprotect_fixup,
+        // madvise_update_vma return early).
+        for cut in [start, end] {
+            let differs = self.vma_at(proc, cut).is_some_and(|v| {
+                let mut changed = v.clone();
+                change(&mut changed);
+                changed != *v
+            });
+            if differs {
+                self.split_at(proc, cut);
+            }
+        }
         let Some(p) = self.procs.get_mut(&proc) else { return };
         for (_, vma) in p.vmas.range_mut(start..end) {
             change(vma);
@@ -599,6 +617,15 @@ impl World {
     }
     pub fn pool_state_mut(&mut self, page: PageSize) -> &mut PoolState {
         &mut self.pool[usize::from(page == PageSize::Huge1G)]
+    }
+    /// Takes over what was seen of a pool whose totals are a matter of observation.
+    pub fn adopt_pool(&mut self, page: PageSize, seen: Pool) {
+        let (used, reserved) = (self.huge_used(page), self.huge_reserved(page));
+        let state = self.pool_state_mut(page);
+        state.total = seen.total;
+        state.used_before = seen.total - seen.free - used;
+        state.rsvd_before = seen.rsvd - reserved;
+        state.surp = seen.surp;
     }
     /// Free pages nobody reserved: what an unreserved allocation may take.
     pub fn pool_spare(&self, page: PageSize) -> i64 {

@@ -60,6 +60,91 @@ fn collapse_of_a_huge_page_leaves_its_parts_shared() {
 }
 
 #[test]
+fn the_exclusive_bit_of_a_huge_page_tells_only_of_its_first() {
+    let own = pm::PRESENT | pm::EXCLUSIVE;
+    let lines = |entry: i32| {
+        vec![
+            ok("mmap at=r0 len=2M"),
+            ok("write at=r0 len=2M"),
+            ok("p1 = fork"),
+            ok("write at=r0 len=4K"),
+            ok("p1: madvise at=r0 len=2M advice=collapse").pages(1, START, &[(512, own, 512)]),
+            ok("p1: move_pages at=r0+4K len=4K node=0").out(Output::Nodes(vec![entry])),
+        ]
+    };
+    passes(lines(-13));
+    passes(lines(0));
+    breaks("M-002", lines(-1));
+}
+
+#[test]
+fn advice_that_changes_nothing_splits_nothing() {
+    let file = pm::PRESENT | pm::FILE;
+    let lines = |advice: &'static str| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M from=f0"),
+            ok(advice),
+            ok("write at=r0+3M len=4K"),
+            ok("read at=r0 len=4K").reads(&[Word::Zero]),
+            ok("p1 = fork").pages(1, START, &[(1, file, 512), (511, 0, 0)]),
+        ]
+    };
+    // One mapping with an anonymous page somewhere: fork copies all of its table.
+    passes(lines("munlock at=r0+2M len=2M"));
+    // Two: the first one's file pages are left to faults.
+    breaks("O-006", lines("madvise at=r0+2M len=2M advice=dontdump"));
+}
+
+#[test]
+fn a_policy_may_leave_a_reservation_without_a_page() {
+    let bus = SignalSeen { signo: 7, code: 2, at: Spot::In(START), lsb: 0 };
+    let lines = |policy: &'static str| {
+        vec![
+            ok("mmap at=r0 len=4M page=2M").free_rsvd(8, 2),
+            ok(policy),
+            with("write at=r0 len=4K", Status::Signal(bus)).free_rsvd(8, 2),
+        ]
+    };
+    passes(lines("set_mempolicy mode=bind nodes=n0"));
+    breaks("X-09", lines("set_mempolicy mode=preferred nodes=n0"));
+}
+
+#[test]
+fn what_is_left_of_a_changed_pool_is_what_was_seen() {
+    let bus = SignalSeen { signo: 7, code: 2, at: Spot::In(Place::new(1, 0)), lsb: 0 };
+    let lines = |last: Status| {
+        vec![
+            ok("mmap at=r0 len=2M page=2M").free_rsvd(8, 1),
+            ok("write at=r0 len=4K").free_rsvd(7, 0),
+            ok("madvise at=r0 len=2M advice=softoffline").free_rsvd(0, 0),
+            ok("mmap at=r1 len=2M page=2M flags=noreserve").free_rsvd(0, 0),
+            with("write at=r1 len=4K", last).free_rsvd(0, 0),
+        ]
+    };
+    assert_eq!(verdict(false, lines(Status::Signal(bus)), 1), None);
+    assert_eq!(verdict(false, lines(Status::Ok(0)), 1).as_deref(), Some("H-076"));
+}
+
+#[test]
+fn soft_offlining_goes_on_after_the_zero_page() {
+    let lines = |bits: u8| {
+        vec![
+            ok("mmap at=r0 len=8K"),
+            ok("madvise at=r0 len=8K advice=softoffline").pages(
+                0,
+                START,
+                &[(1, pm::PRESENT, 1), (1, bits, 1)],
+            ),
+        ]
+    };
+    passes(lines(pm::PRESENT));
+    passes(lines(0));
+    breaks("O-006", lines(pm::SWAP));
+}
+
+#[test]
 fn soft_offlining_reads_in_each_page_of_a_file() {
     let file = pm::PRESENT | pm::FILE;
     let lines = |pages: u32| {

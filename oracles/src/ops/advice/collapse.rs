@@ -134,8 +134,10 @@ fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part, merged: bool, gap: bool) -> 
     let pairs = [(total.invalid, EINVAL), (total.busy, EBUSY)];
     wants.extend(pairs.into_iter().filter(|(on, _)| *on).map(|(_, errno)| Want::Err(errno)));
     wants.extend([Want::Err(EAGAIN), Want::Err(ENOMEM)]);
-    let armed = part.vma.armed(UffdModes::MISSING);
-    cx.pick(if armed { A006 } else { A003 }, &wants)?;
+    let waits = part.vma.armed(UffdModes::MISSING)
+        || blocks.clone().any(|at| waits_for_holes(w, &part.vma, at));
+    cx.pick(if waits { A006 } else { A003 }, &wants)?;
+    w.collapse_refused |= waits;
     for at in blocks {
         maybe_huge(w, cx, &part.vma, at);
     }
@@ -255,6 +257,15 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
     chance
 }
 
+/// Does a userfaultfd wait for a page that a block of a file does not have?
+fn waits_for_holes(w: &World, vma: &Vma, at: u64) -> bool {
+    let Backing::File { key, off } = vma.backing else { return false };
+    let first = (off + (at - vma.start)) / PAGE;
+    let last = first + BLOCK / PAGE;
+    let cached = w.files[key].cache.range(first..last).count();
+    cached < (BLOCK / PAGE) as usize && waited_for(w, key, first * PAGE, last * PAGE)
+}
+
 /// Does a userfaultfd wait for pages of this range of the file?
 fn waited_for(w: &World, key: FileKey, from: u64, to: u64) -> bool {
     zap::mappings(w, key, from, to).iter().any(|m| m.vma.armed(UffdModes::MISSING))
@@ -272,12 +283,19 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
         return;
     }
     // A block that was huge before stays as it is, and what other processes map of it shared.
-    let shared = still_shared(w, cx, at, &all);
-    let copies = !may_be_huge(&all) || shared == Some(false);
+    let shared = if may_be_huge(&all) { still_shared(w, cx, at, &all) } else { Shared::No };
     for (page, entry) in (at..at + BLOCK).step_by(PAGE as usize).zip(all) {
         let body = match entry.map(|e| e.slot) {
             // Shared with another process: this one has a copy of its own now.
-            Some(Slot::Page(body)) if copies && w.mapcount(body) > 1 => w.copy_body(body),
+            Some(Slot::Page(body)) if shared == Shared::No && w.mapcount(body) > 1 => {
+                w.copy_body(body)
+            }
+            Some(Slot::Page(body)) if shared == Shared::Unknown && w.mapcount(body) > 1 => {
+                let copy = w.copy_body(body);
+                w.bodies[body].loose = true;
+                w.bodies[copy].loose = true;
+                copy
+            }
             Some(Slot::Page(body)) => body,
             _ => w.new_body(vma.unit, None),
         };
@@ -286,11 +304,26 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
     }
 }
 
-/// Whether the first page of a block that other processes map too is still theirs, if a look
-/// says so.
-fn still_shared(w: &World, cx: &Cx<'_>, at: u64, all: &[Option<Entry>]) -> Option<bool> {
-    let page = (at..at + BLOCK).step_by(PAGE as usize).zip(all).find(|(_, e)| others_map(w, e))?.0;
-    seen_bits(cx, cx.proc, page).map(|bits| bits & pm::EXCLUSIVE == 0)
+/// Whether pages of a collapsed block that other processes map too are still theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shared {
+    Yes,
+    No,
+    Unknown,
+}
+
+/// What a look says of that. The exclusive bit of an entry that maps a whole huge page may be that
+/// of its first page (N09), so it tells something only where that one was shared.
+fn still_shared(w: &World, cx: &Cx<'_>, at: u64, all: &[Option<Entry>]) -> Shared {
+    let pages = (at..at + BLOCK).step_by(PAGE as usize).zip(all);
+    let Some((page, _)) = pages.into_iter().find(|(_, e)| others_map(w, e)) else {
+        return Shared::Yes;
+    };
+    match seen_bits(cx, cx.proc, page).map(|bits| bits & pm::EXCLUSIVE == 0) {
+        Some(true) => Shared::Yes,
+        Some(false) if page == at => Shared::No,
+        _ => Shared::Unknown,
+    }
 }
 
 fn others_map(w: &World, entry: &Option<Entry>) -> bool {
@@ -338,7 +371,7 @@ fn maybe_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
     let Backing::File { key, off } = vma.backing else {
         if chance.works && vma.uffd.is_none() {
             let all = entries(w, cx, at);
-            if still_shared(w, cx, at, &all) == Some(false) {
+            if may_be_huge(&all) && still_shared(w, cx, at, &all) == Shared::No {
                 return made_huge(w, cx, vma, at);
             }
             for page in (at..at + BLOCK).step_by(PAGE as usize) {

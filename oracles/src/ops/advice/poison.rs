@@ -242,8 +242,9 @@ pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
         let met = meet(w, cx, at)?;
         let (body, vma) = match met {
             Met::Page(body, vma) => (body, vma),
-            Met::Zero(_) => {
+            Met::Zero(vma) => {
                 w.hw_pages.1 += 1;
+                perhaps_read(w, cx, at + vma.unit_bytes(), end);
                 return cx.pick(A094, &[Want::Err(EIO), Want::Err(EBUSY), Want::Ok(0)]).map(|_| ());
             }
             Met::Bad | Met::Blocks => {

@@ -118,6 +118,7 @@ fn unshare(w: &mut World, proc: ProcId, page: u64) -> bool {
         return false;
     }
     let copy = w.copy_body(body);
+    w.bodies[copy].unshared = true;
     w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(copy), wp: entry.wp }));
     true
 }
@@ -138,8 +139,9 @@ fn read(w: &mut World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, pins: boo
     }
     let (pages, stop) = reach(w, cx, proc, at, len, Access::Read)?;
     if pins {
-        for page in &pages {
-            unshare(w, proc, *page);
+        if !pages.iter().all(|page| unshare(w, proc, *page)) {
+            // Which page the last huge page went to decides how far the call came.
+            return Ok(());
         }
     }
     if stop == Some(Touch::Blocks) {
@@ -167,8 +169,8 @@ fn direct_out(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
     let (pages, stop) = reach(w, cx, cx.proc, at, len, Access::Read)?;
     if w.family == Family::U612 {
         // 6.12 pins for O_DIRECT, 6.1 takes plain references (G-014).
-        for page in &pages {
-            unshare(w, cx.proc, *page);
+        if !pages.iter().all(|page| unshare(w, cx.proc, *page)) {
+            return Ok(());
         }
     }
     if stop == Some(Touch::Blocks) {
