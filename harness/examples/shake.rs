@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vm::{Accel, Vm, VmSpec};
 
+/// Huge pages of a VM at its start, and how many of them known leaks may take before it is booted
+/// anew: campaigns replace a VM at the first.
+const POOL_2M: i64 = 64;
+const SPOILT: i64 = 8;
 /// Programs from one sign of life to the next.
 const PROGRESS: u64 = 500;
 
@@ -42,7 +46,11 @@ fn main() -> Result<()> {
     let (mut done, mut passed, mut ops, mut judge) = (0u64, 0u64, 0u64, Duration::ZERO);
     let (mut guest, mut slow) = (Duration::ZERO, 0u32);
     let queue = queue(files, programs, seed, &profile)?;
+    let mut spoilt = false;
     for (name, program) in queue {
+        if std::mem::take(&mut spoilt) {
+            vm = boot(&spec)?;
+        }
         let outcome = match patient(&mut vm, done, &program, &profile, &known) {
             Ok(outcome) => outcome,
             Err(e) => {
@@ -74,6 +82,8 @@ fn main() -> Result<()> {
                 slow += u32::from(nanos > Duration::from_secs(1));
                 let report = oracles::judge::judge(&program, &observation, &profile, &known);
                 judge += at.elapsed();
+                let pool = observation.after.pool_2m;
+                spoilt = pool.rsvd.max(POOL_2M - pool.free) > SPOILT;
                 ops += u64::from(report.ops);
                 if report.blurred.is_some() {
                     seen.entry(format!(

@@ -80,8 +80,9 @@ pub fn judge(program: &Program, outcome: RunOutcome, profile: &Profile, known: &
         RunOutcome::WorkerDied { signal, line } => {
             return Judged::void(format!("the child died of signal {signal} at line {line}"));
         }
-        RunOutcome::WorkerHung { line } => {
-            return Judged::void(format!("the child hung at line {line} and was killed"));
+        RunOutcome::WorkerHung { line, stuck, killed } => {
+            let sighting = of_hang(program, line, stuck, killed);
+            return Judged { sightings: vec![sighting], ..Judged::default() };
         }
         RunOutcome::Refused(why) => return Judged::void(format!("the agent refused it: {why}")),
     };
@@ -106,6 +107,29 @@ pub fn judge(program: &Program, outcome: RunOutcome, profile: &Profile, known: &
         }
     }
     judged
+}
+
+/// A program that did not end though its waits were broken off: signals were sent, events read and
+/// userfaultfds closed, so what still runs or waits does so in the kernel. A busy machine does the
+/// same, which is why a hang counts only after replays with more time ([`patience`]).
+fn of_hang(program: &Program, line: u16, stuck: Vec<u8>, killed: bool) -> Sighting {
+    let lines = program.each_line();
+    let op = lines.get(usize::from(line)).map_or("end", |(_, _, op)| op.kind().spec().name);
+    let how = if killed { "ends only when it is killed" } else { "cannot be killed" };
+    Sighting {
+        signature: format!("{HANG}{op}/{}", if killed { "killable" } else { "unkillable" }),
+        title: format!("{op} hangs and {how}"),
+        source: Source::Hang,
+        known: None,
+        violation: None,
+        observation: None,
+        console: stuck,
+    }
+}
+
+/// How many times the usual time a replay of this fault gets.
+pub fn patience(signature: Option<&str>) -> u32 {
+    if signature.is_some_and(|s| s.starts_with(HANG)) { 3 } else { 1 }
 }
 
 /// A console report as a sighting.
@@ -242,5 +266,21 @@ mod tests {
         assert!(matches!(cause(INIT, false), Cause::Host(_)));
         let both = [WARN, INIT].concat();
         assert!(matches!(cause(&both, false), Cause::Guest(s) if s.signature.contains("hugetlb")));
+    }
+
+    #[test]
+    fn a_hang_names_its_op_and_is_replayed_with_more_time() {
+        let text = "hgm 1\n\nmmap at=r0 len=4K\nmadvise at=r0 len=4K advice=collapse\n";
+        let program = case::text::parse(text).unwrap();
+        let (profile, known) = (Profile::default(), Known::builtin());
+        let hung = |killed: bool| {
+            let outcome = RunOutcome::WorkerHung { line: 1, stuck: b"state D".to_vec(), killed };
+            judge(&program, outcome, &profile, &known).sightings.remove(0)
+        };
+        assert_eq!(hung(false).signature, "hang/madvise/unkillable");
+        assert_eq!(hung(true).signature, "hang/madvise/killable");
+        assert_eq!((hung(true).source, hung(true).console), (Source::Hang, b"state D".to_vec()));
+        assert!(same_fault(&hung(true).signature, &hung(false).signature));
+        assert!(patience(Some(&hung(true).signature)) > patience(Some("A-003/madvise/x")));
     }
 }

@@ -2,6 +2,7 @@
 //! Only marks what later looks decide; it judges nothing.
 
 use crate::ops::access::body_at;
+use crate::ops::file::zap;
 use crate::touch::haze;
 use crate::world::{BodyId, Entry, FileKey, Slot, Vma, World};
 use case::limits::PAGE;
@@ -155,6 +156,15 @@ fn unsettle(w: &mut World, page: u64) -> bool {
         return false;
     }
     let entry = Entry { slot: Slot::Unsure, wp: false };
+    let behind = vma.file_unit(page);
     w.set_entry(ProcId(0), page, Some(entry));
+    // The file may have the page now or not, so what reads beside it in other mappings may too.
+    if let Some((key, idx)) = behind {
+        for m in zap::mappings(w, key, idx * PAGE, (idx + 1) * PAGE) {
+            if w.entry(m.proc, m.start).is_none() {
+                w.set_entry(m.proc, m.start, Some(entry));
+            }
+        }
+    }
     true
 }

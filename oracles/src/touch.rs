@@ -67,6 +67,18 @@ fn poisoned(vma: &Vma) -> Touch {
 /// Touches the page at `addr` (any address in it) and says how it ended.
 pub fn touch(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> Out<Touch> {
     if out_of_bounds(w, cx, proc, addr, access) {
+        // A cached page is mapped before a copy of it is asked for.
+        if let Some(vma) = w.vma_at(proc, addr).cloned()
+            && let Some(body) = w.cached(&vma, addr)
+        {
+            let unit = vma.unit_addr(addr);
+            let entry = w.entry(proc, unit);
+            let wp = entry.is_some_and(|e| e.slot == Slot::Marker);
+            let unmapped = wp || entry.is_none();
+            if unmapped {
+                w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp }));
+            }
+        }
         return Ok(BUS_ADRERR);
     }
     for _ in 0..ROUNDS_MAX {
@@ -147,6 +159,10 @@ fn out_of_bounds(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access
     let refused = match cx.op {
         Op::Read { .. } | Op::Write { .. } => matches!(cx.obs.status, Status::Signal(s)
             if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
+        Op::VmRead { at, .. } => match cx.obs.status {
+            Status::Ok(bytes) => addr >= at.addr().saturating_add(bytes.max(0) as u64),
+            _ => true,
+        },
         _ => matches!(cx.obs.status, Status::Err(_)),
     };
     let copies = access == Access::Write && vma.is_private();
@@ -205,6 +221,10 @@ fn take_for_cow(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, body: BodyId)
         && !w.resvs[resv].consumed.contains(&idx)
     {
         w.resvs[resv].consumed.insert(idx);
+        return true;
+    }
+    if w.numa_bound && vma.resv.is_some() {
+        w.blur("an owner's copy under a policy: a page of its nodes, or the one it has");
         return true;
     }
     if w.pool_spare(vma.unit) > 0 {

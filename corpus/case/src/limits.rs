@@ -32,6 +32,8 @@ pub const EVENTS_MAX: usize = 256;
 pub const VIEW_PAGES_MAX: u32 = 64 << 10;
 /// Bytes in the name of an LKDTM crash type.
 pub const CRASH_TYPE_BYTES_MAX: usize = 64;
+/// Bytes told of the threads of a program that hangs.
+pub const STUCK_BYTES_MAX: usize = 16 << 10;
 /// Base page, in bytes.
 pub const PAGE: u64 = 4096;
 /// Offsets inside a page of the two words that carry content tags.

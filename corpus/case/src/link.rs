@@ -106,6 +106,11 @@ pub enum RunOutcome {
     /// The whole program went over its time at this line and its processes were killed.
     WorkerHung {
         line: u16,
+        /// Its threads before they were killed, with their kernel stacks: text of /proc, at most
+        /// [`crate::limits::STUCK_BYTES_MAX`].
+        stuck: Vec<u8>,
+        /// SIGKILL ended them.
+        killed: bool,
     },
     /// The agent could not run it (no memory for its own needs, a bad request).
     Refused(String),

@@ -5,7 +5,9 @@
 //! against the caps once more before anybody looks at it.
 
 use crate::cover::{CELLS_MAX, SYMBOL_BYTES_MAX, SYMBOLS_PER_PART};
-use crate::limits::{EVENTS_MAX, FRAME_BYTES_MAX, LINES_MAX, RUNS_MAX, VIEW_PAGES_MAX};
+use crate::limits::{
+    EVENTS_MAX, FRAME_BYTES_MAX, LINES_MAX, RUNS_MAX, STUCK_BYTES_MAX, VIEW_PAGES_MAX,
+};
 use crate::link::{FromGuest, RunOutcome};
 use crate::observation::{Counters, LineObs, Observation, Output, View, VmaObs};
 use crate::program::Program;
@@ -13,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Raised by every change of a message type.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"hgmF";
 /// magic 4, version u16, kind u8 (0, reserved), pad u8 (0), length u32, CRC-32 of the payload
@@ -174,7 +176,10 @@ pub fn check_from_guest(message: &FromGuest) -> Result<(), WireError> {
         FromGuest::Executing { .. } | FromGuest::Provoked { .. } => Ok(()),
         FromGuest::Done { outcome, .. } => match outcome {
             RunOutcome::Finished(observation) => check_observation(observation),
-            RunOutcome::WorkerDied { .. } | RunOutcome::WorkerHung { .. } => Ok(()),
+            RunOutcome::WorkerDied { .. } => Ok(()),
+            RunOutcome::WorkerHung { stuck, .. } => {
+                cap("stuck threads", stuck.len(), STUCK_BYTES_MAX)
+            }
             RunOutcome::Refused(why) => cap("refusal", why.len(), STRING_BYTES_MAX),
         },
         FromGuest::Log(line) => cap("log line", line.len(), STRING_BYTES_MAX),

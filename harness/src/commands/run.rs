@@ -7,7 +7,8 @@ use crate::guest;
 use crate::render;
 use crate::term::{Tone, clean, clean_str};
 use case::link::{FromGuest, RunOutcome, RunRequest, ToGuest};
-use case::{Observation, Program, Verdict};
+use case::{Observation, Profile, Program, Verdict};
+use oracles::known::Known;
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ enum Ended {
     Seen(Box<Observation>),
     /// Nothing can be judged, and why.
     Void(String),
+    /// The program went over its time.
+    Hung(RunOutcome),
     /// The guest died or went silent.
     Died(String),
 }
@@ -69,6 +72,7 @@ pub fn run(args: &RunArgs, ctx: &Context) -> anyhow::Result<Exit> {
             say(ctx, Tone::Warn, "inconclusive", &why);
             Exit::Inconclusive
         }
+        Ended::Hung(outcome) => hung(ctx, &program, outcome, &profile, &spec.known, &mut json),
         Ended::Died(why) => {
             json["died"] = why.clone().into();
             say(ctx, Tone::Bad, "guest died", &why);
@@ -90,6 +94,28 @@ pub fn run(args: &RunArgs, ctx: &Context) -> anyhow::Result<Exit> {
         ctx.term.json(&json);
     }
     Ok(exit)
+}
+
+/// A program that went over its time, with what its threads did.
+fn hung(
+    ctx: &Context,
+    program: &Program,
+    outcome: RunOutcome,
+    profile: &Profile,
+    known: &Known,
+    json: &mut serde_json::Value,
+) -> Exit {
+    let judged = crate::triage::judge(program, outcome, profile, known);
+    for sighting in judged.sightings {
+        json["hang"] = sighting.title.clone().into();
+        say(ctx, Tone::Bad, "hang", &sighting.title);
+        if !ctx.json {
+            for line in clean(&sighting.console).lines() {
+                ctx.term.line(&format!("    {line}"));
+            }
+        }
+    }
+    Exit::Finding
 }
 
 /// A program from a file or stdin.
@@ -133,9 +159,7 @@ fn watch(vm: &mut Vm, request: RunRequest, silence: Duration) -> Ended {
                     RunOutcome::WorkerDied { signal, line } => {
                         Ended::Void(format!("the child died of signal {signal} at line {line}"))
                     }
-                    RunOutcome::WorkerHung { line } => {
-                        Ended::Void(format!("the child hung at line {line}"))
-                    }
+                    outcome @ RunOutcome::WorkerHung { .. } => Ended::Hung(outcome),
                     RunOutcome::Refused(why) => Ended::Void(format!("the agent refused: {why}")),
                 };
             }

@@ -27,6 +27,7 @@ impl Worker {
             void: None,
             replay,
         };
+        let patience = triage::patience(result.replay.signature.as_deref());
         for _ in 0..result.replay.times {
             while self.live.is_none() {
                 if self.stopping() != stop::RUN {
@@ -37,7 +38,7 @@ impl Worker {
                     return self.tell(Event::Replayed(Box::new(result)));
                 }
             }
-            let seen = self.replay_once(&result.replay.program);
+            let seen = self.replay_once(&result.replay.program, patience);
             result.count(seen);
             if result.tainted() {
                 self.live = None;
@@ -51,14 +52,15 @@ impl Worker {
         self.tell(Event::Replayed(Box::new(result)))
     }
 
-    fn replay_once(&mut self, program: &Program) -> Result<Vec<Sighting>, String> {
-        let silence = self.spec.silence();
+    fn replay_once(&mut self, program: &Program, patience: u32) -> Result<Vec<Sighting>, String> {
+        let silence = self.spec.silence() * patience;
         let Some(live) = &mut self.live else { return Err("no VM".into()) };
         let id = live.next_id;
         live.next_id += 1;
         live.ran += 1;
         let job = Job { ticket: 0, program: program.clone(), fresh: true, canary: None };
-        let request = request(&self.spec, id, &job);
+        let mut request = request(&self.spec, id, &job);
+        request.op_timeout_ms *= patience;
         let mut heard = Instant::now();
         let mut sent = live.vm.send(&ToGuest::Run(request));
         loop {

@@ -284,6 +284,8 @@ impl Worker {
         let mut tainted = !reports.is_empty() || live.ran >= self.spec.programs_max;
         let leak = judged.sightings.iter().any(|s| s.violation.as_ref().is_some_and(is_leak));
         tainted |= leak && job.canary.is_none();
+        // A thread that cannot be killed keeps its locks, and perhaps a CPU.
+        tainted |= judged.sightings.iter().any(|s| s.source == case::Source::Hang);
         for sighting in judged.sightings.iter().filter(|s| s.known.is_none()) {
             let first = job.canary.is_none() && self.seen.insert(sighting.signature.clone());
             tainted |= first && self.spec.replace_on_violation;

@@ -164,6 +164,8 @@ fn unregister(w: &mut World, cx: &Cx<'_>, uffd: UffdId, at: Place, len: Bytes) -
         let splits = vma.is_hugetlb() && vma.uffd.is_some() && end < vma.end;
         if splits && !end.is_multiple_of(vma.unit_bytes()) {
             w.unregister_refused |= vmas.iter().any(|v| v.start < vma.start && v.uffd.is_some());
+            // It is cut in front before the cut behind is refused (userfaultfd_unregister).
+            w.split_at(ProcId(0), start);
             return cx.errno(U_UNREG, EINVAL);
         }
         if vma.uffd.is_some_and(|(owner, _)| owner != uffd) {

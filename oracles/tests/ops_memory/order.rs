@@ -82,3 +82,56 @@ fn soft_offline_meets_the_end_of_the_file_after_a_page_that_worked() {
     assert_eq!(judged(efault), None);
     assert_eq!(judged(EACCES).as_deref(), Some("A-094"));
 }
+
+#[test]
+fn a_refused_unregister_leaves_its_front_cut() {
+    let lines = |errno: u16| {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("ftruncate file=f0 len=6M"),
+            ok("mmap at=r0 len=6M share=shared from=f0"),
+            ok("u0 = uffd features=minor_hugetlbfs handler=copy"),
+            with("register uffd=u0 at=r0 len=6M modes=wp", Status::Ok(0x14c)),
+            err("unregister uffd=u0 at=r0+2M len=4K", EINVAL),
+            err("continue uffd=u0 at=r0+2044K len=8K", errno),
+        ]
+    };
+    passes(lines(2));
+    breaks("U-038", lines(17));
+}
+
+#[test]
+fn a_huge_entry_outlives_write_protection_being_armed() {
+    let lines = |before: &'static str| {
+        vec![
+            ok("mmap at=r0 len=2M share=shared"),
+            ok("write at=r0 len=2M"),
+            ok(before),
+            ok("u0 = uffd handler=copy"),
+            with("register uffd=u0 at=r0 len=2M modes=wp", Status::Ok(0x17c)),
+            ok("madvise at=r0 len=2M advice=collapse"),
+        ]
+    };
+    passes(lines("madvise at=r0 len=2M advice=collapse"));
+    breaks("A-003", lines("madvise at=r0 len=2M advice=hugepage"));
+}
+
+#[test]
+fn a_copy_that_raced_may_have_filled_the_file_for_other_mappings() {
+    let file = pm::PRESENT | pm::FILE;
+    let lines = |copied: Status| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=64K"),
+            ok("mmap at=r0 len=64K share=shared from=f0"),
+            ok("mmap at=r1 len=64K share=shared from=f0"),
+            ok("u0 = uffd handler=copy"),
+            with("register uffd=u0 at=r1 len=64K modes=missing", Status::Ok(0x13c)),
+            ok("par {\nt0: read at=r0 len=32K").out(Output::Nothing),
+            with("t1: copy uffd=u0 at=r1+28K len=8K\n}", copied)
+                .pages(0, Place::new(0, 0), &[(9, file, 100), (7, 0, 0)])
+                .pages(0, Place::new(1, 0), &[(7, 0, 0), (2, file, 107), (7, 0, 0)]),
+        ]
+    };
+    passes(lines(Status::Ok(8 << 10)));
+}

@@ -248,3 +248,37 @@ fn poison_in_a_huge_file_page_need_not_be_resident() {
     assert_eq!(verdict(true, lines(2048), 1), None);
     assert_eq!(verdict(true, lines(2052), 1).as_deref(), Some("O-031"));
 }
+
+#[test]
+fn who_is_hurt_by_poison_is_open_after_a_fork_beside_a_pin() {
+    let open = |pin: &'static str| {
+        let lines = vec![
+            ok("mmap at=r0 len=8K"),
+            ok("write at=r0 len=8K"),
+            ok(pin),
+            ok("p1 = fork"),
+            ok("p1: madvise at=r0+4K len=4K advice=hwpoison"),
+        ];
+        report(false, lines, 1).blurred.is_some()
+    };
+    assert!(open("g0 = pin at=r0 len=4K"));
+    assert!(!open("mlock at=r0 len=4K"));
+}
+
+#[test]
+fn a_copy_no_node_has_a_page_for_leaves_the_files_page_mapped() {
+    let bus = SignalSeen { signo: 7, code: 2, at: Spot::In(START), lsb: 0 };
+    let lines = |bits: u8| {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("ftruncate file=f0 len=2M"),
+            ok("mmap at=r1 len=2M share=shared from=f0"),
+            ok("write at=r1 len=4K"),
+            ok("mmap at=r0 len=2M from=f0"),
+            ok("set_mempolicy mode=bind nodes=n0"),
+            with("write at=r0 len=4K", Status::Signal(bus)).pages(0, START, &[(512, bits, 512)]),
+        ]
+    };
+    passes(lines(pm::PRESENT | pm::FILE));
+    breaks("O-006", lines(0));
+}

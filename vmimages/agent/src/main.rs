@@ -21,6 +21,7 @@ mod provoke;
 mod sabotage;
 mod scratch;
 mod special;
+mod stuck;
 mod supervisor;
 mod symbols;
 mod sys;

@@ -4,7 +4,7 @@
 use crate::board::Board;
 use crate::init::Settings;
 use crate::link::Link;
-use crate::{kcov, provoke, sabotage, symbols, sys, worker};
+use crate::{kcov, provoke, sabotage, stuck, symbols, sys, worker};
 use case::link::{FromGuest, RunOutcome, RunRequest, ToGuest};
 use case::profile::Profile;
 use case::wire::{self, Decoder};
@@ -245,35 +245,31 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Ends the worker and whatever it left, puts settings back.
-    fn retire(&mut self) -> i32 {
-        let Some(worker) = self.worker.take() else { return 0 };
+    /// Ends the worker and whatever it left, puts settings back. False if something did not go.
+    fn retire(&mut self) -> bool {
+        let Some(worker) = self.worker.take() else { return true };
         sys::close(worker.sock);
         // SAFETY: the worker leads a process group of its own with all its children.
         unsafe { libc::kill(-worker.pid, libc::SIGKILL) };
-        let mut signal = 0;
         let until = sys::now() + REAP_MS * 1_000_000;
+        let mut gone = true;
         loop {
-            let mut status = 0;
-            // SAFETY: writes one int; only processes of that group.
-            let pid = unsafe { libc::waitpid(-worker.pid, &mut status, libc::WNOHANG) };
+            // SAFETY: no status is asked for; only processes of that group.
+            let pid = unsafe { libc::waitpid(-worker.pid, std::ptr::null_mut(), libc::WNOHANG) };
             match pid {
                 0 if sys::now() >= until => {
                     sys::say("killed processes do not go");
+                    gone = false;
                     break;
                 }
                 0 => sys::sleep_ms(1),
-                pid if pid > 0 => {
-                    if pid == worker.pid && libc::WIFSIGNALED(status) {
-                        signal = libc::WTERMSIG(status);
-                    }
-                }
+                pid if pid > 0 => {}
                 _ => break,
             }
         }
         worker.board.destroy();
         self.settings.restore();
-        signal
+        gone
     }
 
     /// The worker ended or lost its manners while it ran a program, or between two.
@@ -318,9 +314,11 @@ impl Supervisor<'_> {
         }
         let id = running.id;
         let line = self.worker.as_ref().map_or(0, |w| w.board.line.load(SeqCst)) as u16;
-        self.retire();
+        let stuck = self.worker.as_ref().map_or(Vec::new(), |w| stuck::threads(w.pid));
+        let killed = self.retire();
         self.running = None;
-        self.say(&FromGuest::Done { id, outcome: RunOutcome::WorkerHung { line } });
+        let outcome = RunOutcome::WorkerHung { line, stuck, killed };
+        self.say(&FromGuest::Done { id, outcome });
     }
 
     /// Waits for orphans; the worker itself is left to `worker_gone`, which its socket's end

@@ -243,7 +243,9 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
         return Chance { works: false, invalid: true, busy: true, again: false };
     }
     if vma.armed(UffdModes::WP) {
-        return Chance { works: false, invalid: true, busy: true, again: false };
+        // One that maps a huge page already is left as it is (find_pmd_or_thp_or_none).
+        let works = w.files[key].maybe_huge && may_be_huge(&entries(w, cx, at));
+        return Chance { works, invalid: true, busy: true, again: false };
     }
     let mut chance = MUST_WORK;
     let poison = entries(w, cx, at)

@@ -165,6 +165,10 @@ fn poison(w: &mut World, body: BodyId, vma: &Vma) {
     w.hw_pages.0 += 1;
     w.hw_pages.1 += 1;
     w.bodies[body].poisoned = true;
+    if w.bodies[body].loose {
+        // A fork beside a pin: who maps the same frame was the kernel's choice (F-007).
+        w.blur("memory failure of a page that others may share");
+    }
     if vma.is_hugetlb() {
         w.pool_state_mut(vma.unit).witness = true;
     }
