@@ -85,21 +85,7 @@ fn main() -> Result<()> {
                 let pool = observation.after.pool_2m;
                 spoilt = pool.rsvd.max(POOL_2M - pool.free) > SPOILT;
                 ops += u64::from(report.ops);
-                if report.blurred.is_some() {
-                    seen.entry(format!(
-                        "(blurred) {}",
-                        report
-                            .blurred
-                            .as_deref()
-                            .unwrap_or("")
-                            .trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
-                    ))
-                    .or_default()
-                    .count += 1;
-                }
-                for (v, id) in &report.known {
-                    seen.entry(format!("(known {id}) {}", v.signature())).or_default().count += 1;
-                }
+                tally(&mut seen, &report);
                 match report.verdict {
                     Verdict::Pass => passed += 1,
                     Verdict::Violation(v) => {
@@ -133,6 +119,17 @@ fn main() -> Result<()> {
         println!("{:6}  {signature}", s.count);
     }
     Ok(())
+}
+
+/// Counts what ended precise judgement and what is known.
+fn tally(seen: &mut BTreeMap<String, Seen>, report: &oracles::judge::Report) {
+    if let Some(why) = &report.blurred {
+        let why = why.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        seen.entry(format!("(blurred) {why}")).or_default().count += 1;
+    }
+    for (v, id) in &report.known {
+        seen.entry(format!("(known {id}) {}", v.signature())).or_default().count += 1;
+    }
 }
 
 fn queue(
