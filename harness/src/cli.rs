@@ -354,20 +354,32 @@ pub struct RegressArgs {
     pub no_snapshot: bool,
 }
 
-/// Print what a run has kept.
+/// Print what a run has kept, or what a kernel console says.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm report --coverage\n  hgm report --coverage 20261121 \
-                        --json | jq '.files[] | select(.blocks == 0)'")]
+#[command(
+    group = clap::ArgGroup::new("what").required(true).args(["coverage", "console"]),
+    after_help = "Examples:\n  hgm report --coverage\n  hgm report --coverage 20261121 \
+                  --json | jq '.files[] | select(.blocks == 0)'\n  hgm report --console dmesg.txt \
+                  --kernel kasan-6.1\n  dmesg | hgm report --console -"
+)]
 pub struct ReportArgs {
     /// Functions of the kernel that were reached, and that were not, by file.
-    #[arg(long, required = true)]
-    pub coverage: bool,
-    /// Run, by id or shortest unique prefix [default: the latest].
-    #[arg(value_name = "RUN", default_value = "latest")]
-    pub run: String,
-    /// Name every function, not only counts.
     #[arg(long)]
+    pub coverage: bool,
+    /// Kernel reports in a console log (`-` is stdin), or in what a finding has kept of one:
+    /// class, function to blame, signature, and the text with lines of source.
+    #[arg(long, value_name = "FILE|FINDING", conflicts_with = "run")]
+    pub console: Option<String>,
+    /// Run, by id or shortest unique prefix [default: the latest that has kept coverage].
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+    /// Name every function, not only counts.
+    #[arg(long, conflicts_with = "console")]
     pub functions: bool,
+    /// Kernel whose vmlinux knows the lines [default: the finding's, or the only one of the
+    /// release the log names].
+    #[arg(long, value_name = "KERNEL", conflicts_with = "coverage")]
+    pub kernel: Option<String>,
 }
 
 /// List, show, add and verify programs of a corpus folder.

@@ -19,6 +19,7 @@ mod progress;
 mod render;
 mod selftest;
 mod signals;
+mod symbols;
 mod term;
 mod triage;
 

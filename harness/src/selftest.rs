@@ -112,6 +112,8 @@ pub struct Row {
     pub signatures: Vec<String>,
     /// Title of the last report.
     pub title: String,
+    /// Line of source the function it blames was at, where the kernel's vmlinux tells.
+    pub at: Option<String>,
     /// Why it could not be provoked: the kernel lacks the crash type.
     pub skipped: Option<String>,
 }
@@ -157,6 +159,7 @@ mod tests {
             signature: signature.into(),
             start: 0,
             end: 1,
+            stacks: Vec::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The only place that writes to stdout and stderr: colour, width, hostile text, broken pipes.
 //!
-//! Data goes to stdout, talk to stderr. Text that came from a guest passes [`clean`] first.
+//! Data goes to stdout, talk to stderr. Text that came from a guest passes [`clean_str`] first.
 
 use crate::cli::ColorWhen;
 use crate::exit::{Exit, ExpectedError};
@@ -148,13 +148,8 @@ fn paint(on: bool, tone: Tone, text: &str) -> String {
     if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Guest or file text made harmless for a terminal: control characters become pictures, bad UTF-8
-/// becomes U+FFFD, newlines stay, tabs become spaces.
-pub fn clean(bytes: &[u8]) -> String {
-    clean_str(&String::from_utf8_lossy(bytes))
-}
-
-/// As [`clean`], for text.
+/// Guest or file text made harmless for a terminal: control characters become pictures, newlines
+/// stay, tabs become spaces.
 pub fn clean_str(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -209,7 +204,7 @@ mod tests {
     #[test]
     fn guest_text_cannot_drive_the_terminal() {
         let hostile = b"a\x1b[2Jb\x1b]0;title\x07\r\n\xff\xc2\x9b31m\t.";
-        let text = clean(hostile);
+        let text = clean_str(&String::from_utf8_lossy(hostile));
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
         assert!(text.contains('\u{241b}') && text.contains('\u{fffd}'));
     }

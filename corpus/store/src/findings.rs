@@ -7,12 +7,13 @@ use crate::{Result, StoreError, corpus, durable};
 use case::{Finding, Program, text};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 const PROGRAM: &str = "program.hgm";
 const COMPARED: &str = "expected-vs-observed.txt";
 const CONSOLE: &str = "console.txt";
+const REPORT: &str = "report.txt";
 const KERNEL: &str = "kernel.json";
 const DATA: &str = "finding.json";
 /// Letters of the readable part of a folder name.
@@ -28,6 +29,8 @@ pub struct Evidence<'a> {
     pub compared: &'a str,
     /// Raw bytes around the report; may be empty.
     pub console: &'a [u8],
+    /// The kernel's report for people, with lines of source where they are known; empty: none.
+    pub report: &'a str,
     /// The kernel: id, source, probed profile.
     pub kernel: &'a serde_json::Value,
 }
@@ -153,6 +156,16 @@ impl Findings {
         durable::write(&folder.join(COMPARED), compared.as_bytes())
     }
 
+    /// The console bytes of a finding folder anywhere; at most `limit` of them.
+    pub fn read_console(folder: &Path, limit: u64) -> Result<Vec<u8>> {
+        let path = folder.join(CONSOLE);
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+            .map_err(StoreError::io("read", &path))?;
+        Ok(bytes)
+    }
+
     /// The slug a shortest unique prefix stands for.
     pub fn find(&self, word: &str) -> Result<&str> {
         if let Some((slug, _)) = self.known.get_key_value(word) {
@@ -213,14 +226,16 @@ fn fill(dir: &Path, finding: &Finding, evidence: Evidence<'_>) -> Result<()> {
     let mut kernel = serde_json::to_vec_pretty(evidence.kernel).unwrap_or_default();
     kernel.push(b'\n');
     let program = text::print(evidence.program);
-    let files: [(&str, &[u8]); 5] = [
+    let files: [(&str, &[u8]); 6] = [
         (PROGRAM, program.as_bytes()),
         (COMPARED, evidence.compared.as_bytes()),
         (CONSOLE, evidence.console),
+        (REPORT, evidence.report.as_bytes()),
         (KERNEL, &kernel),
         (DATA, &data_bytes(finding)),
     ];
-    for (name, bytes) in files {
+    let there = |(name, bytes): &(&str, &[u8])| *name != REPORT || !bytes.is_empty();
+    for (name, bytes) in files.into_iter().filter(there) {
         let path = dir.join(name);
         File::create_new(&path)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))

@@ -54,8 +54,9 @@ fn write_forever(dir: &Path, round: u64) {
         }
         if n % 5 == 0 {
             let finding = finding(format!("bug {serial}"));
+            let (compared, console) = ("c", b"x");
             let evidence =
-                Evidence { program: &program, compared: "c", console: b"x", kernel: &kernel };
+                Evidence { program: &program, compared, console, report: "r", kernel: &kernel };
             let slug = findings.record(&finding, evidence).unwrap().slug;
             journal.index_finding(&slug, &finding).unwrap();
             println!("finding {slug}");

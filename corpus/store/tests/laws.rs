@@ -96,8 +96,9 @@ fn one_bug_one_folder_and_it_is_complete() {
     let console = b"BUG: \xff\x00\x1b[31m raw\n";
     let kernel = serde_json::json!({ "id": "6.1" });
     let one = program(1);
-    let evidence =
-        Evidence { program: &one, compared: "expected 0\nobserved 1\n", console, kernel: &kernel };
+    let report = "BUG: raw\n";
+    let compared = "expected 0\nobserved 1\n";
+    let evidence = Evidence { program: &one, compared, console, report, kernel: &kernel };
     let mut findings = Findings::open(dir.path()).unwrap();
     let first = findings.record(&finding("H-080/continue/resident"), evidence).unwrap();
     assert!(first.new && first.slug.starts_with("h-080-continue-resident-"));
@@ -109,8 +110,17 @@ fn one_bug_one_folder_and_it_is_complete() {
     assert_eq!(names(dir.path()).len(), 3);
     assert_eq!(
         names(&first.folder),
-        ["console.txt", "expected-vs-observed.txt", "finding.json", "kernel.json", "program.hgm"]
+        [
+            "console.txt",
+            "expected-vs-observed.txt",
+            "finding.json",
+            "kernel.json",
+            "program.hgm",
+            "report.txt"
+        ]
     );
+    assert_eq!(fs::read(first.folder.join("report.txt")).unwrap(), report.as_bytes());
+    assert_eq!(Findings::read_console(&first.folder, 5).unwrap(), &console[..5]);
     assert_eq!(fs::read(first.folder.join("console.txt")).unwrap(), console);
     assert_eq!(Findings::read_program(&first.folder).unwrap(), one);
 
@@ -128,10 +138,12 @@ fn one_bug_one_folder_and_it_is_complete() {
 fn unreadable_finding_is_kept_aside() {
     let dir = tempfile::tempdir().unwrap();
     let one = program(1);
+    let kernel = serde_json::Value::Null;
     let evidence =
-        Evidence { program: &one, compared: "", console: b"", kernel: &serde_json::Value::Null };
+        Evidence { program: &one, compared: "", console: b"", report: "", kernel: &kernel };
     let mut findings = Findings::open(dir.path()).unwrap();
     let first = findings.record(&finding("a/b/c"), evidence).unwrap();
+    assert!(!first.folder.join("report.txt").exists());
     fs::write(first.folder.join("finding.json"), "{ torn").unwrap();
     let mut findings = Findings::open(dir.path()).unwrap();
     assert_eq!(findings.broken().len(), 1);

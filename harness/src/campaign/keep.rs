@@ -4,8 +4,10 @@
 use super::{Confirm, Figures, Summary, Suspect};
 use crate::coverage::{self, Report};
 use crate::render;
+use crate::symbols::{Symbols, tell};
+use crate::term::clean_str;
 use crate::triage::{self, Sighting};
-use case::{Finding, FindingState, Profile, Program};
+use case::{Finding, FindingState, Profile, Program, Source};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +27,7 @@ pub struct Keeper {
     profile: Option<Profile>,
     kernel: serde_json::Value,
     known: Arc<oracles::known::Known>,
+    symbols: Symbols,
     /// Counts as last written.
     counts: BTreeMap<String, u32>,
     /// Totals of the run before this call.
@@ -41,6 +44,7 @@ impl Keeper {
         corpus: &Path,
         kernel: serde_json::Value,
         known: Arc<oracles::known::Known>,
+        symbols: Symbols,
     ) -> store::Result<Keeper> {
         let mut journal = run.journal()?;
         journal.begin(meta)?;
@@ -53,6 +57,7 @@ impl Keeper {
             profile: None,
             kernel,
             known,
+            symbols,
             counts: BTreeMap::new(),
             base,
             voids: 0,
@@ -146,10 +151,12 @@ impl Keeper {
         let compared = render::compared(program, sighting, self.profile.as_ref(), &self.known);
         let mut finding = triage::finding(sighting, kernel, seed, &suspect.id, *reproduced, *count);
         if suspect.id.is_empty() {
+            let report = self.report(sighting);
             let evidence = Evidence {
                 program,
                 compared: &compared,
                 console: &sighting.console,
+                report: &report,
                 kernel: &json!({ "kernel": self.kernel, "profile": self.profile }),
             };
             let slug = self.findings.record(&finding, evidence)?.slug;
@@ -170,6 +177,20 @@ impl Keeper {
         let (k, n) = *reproduced;
         self.event("replayed", &json!({ "id": slug, "shown": k, "tried": n }))?;
         Ok(slug.clone())
+    }
+
+    /// What the kernel reported, with lines of source where its vmlinux has them.
+    fn report(&self, sighting: &Sighting) -> String {
+        let told = tell(&sighting.console, &self.symbols);
+        let meant = told.iter().find(|told| told.signature == sighting.signature);
+        let Some(told) = meant.or(told.first()) else {
+            // Where its threads stand is all there is of a hang.
+            let hangs = sighting.source == Source::Hang && !sighting.console.is_empty();
+            let text = hangs.then(|| self.symbols.decode(&sighting.console));
+            return clean_str(&text.unwrap_or_default());
+        };
+        let note = self.symbols.note().map(|note| format!("\n{note}\n")).unwrap_or_default();
+        clean_str(&format!("{}{note}\n{}", told.head(), told.text))
     }
 
     /// Writes a count that has risen.

@@ -9,6 +9,7 @@ use crate::exit::{Exit, ExpectedError};
 use crate::guest;
 use crate::progress::Progress;
 use crate::signals::Signals;
+use crate::symbols::Symbols;
 use crate::term::Tone;
 use std::time::{SystemTime, UNIX_EPOCH};
 use store::{Corpus, Journal, RunMeta, Runs};
@@ -55,7 +56,8 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     // A run grows its own corpus unless it was given one to add to.
     let corpus = ctx.config.corpus.clone().unwrap_or_else(|| run.path.join("corpus"));
     let about = serde_json::json!({ "id": kernel.id, "source": kernel.source });
-    let keeper = Keeper::open(run, &meta, &corpus, about, pool.known.clone())?;
+    let symbols = Symbols::of(&kernel);
+    let keeper = Keeper::open(run, &meta, &corpus, about, pool.known.clone(), symbols)?;
     if let (Some(book), Some(earlier)) = (&mut book, keeper.last_coverage()) {
         book.resume(&earlier);
     }

@@ -7,11 +7,14 @@ use crate::exit::{Exit, ExpectedError};
 use crate::guest;
 use crate::pool::{Event, Order, Pool, Replay, Replayed};
 use crate::signals::Signals;
+use crate::symbols::{Symbols, Told, tell};
 use crate::term::{Tone, clean_str};
+use crate::triage::Sighting;
 use case::{Finding, Program};
 use std::path::Path;
 use std::time::Duration;
 use store::{Findings, Runs};
+use vmimages::Kernel;
 
 /// Boots that fail in a row until there is no use in trying.
 const BOOTS_MAX: u32 = 3;
@@ -31,7 +34,7 @@ pub fn run(args: &ReproArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let Some(replayed) = ended? else {
         return Ok(if signals.code() == Some(143) { Exit::Terminated } else { Exit::Interrupted });
     };
-    report(&replayed, &kernel.id, ctx)
+    report(&replayed, &kernel, ctx)
 }
 
 /// What is to be replayed: a finding's folder, a program file, or a finding's name in any run.
@@ -69,7 +72,7 @@ fn wait(pool: &Pool, ctx: &Context, signals: &Signals) -> Result<Option<Replayed
     }
 }
 
-fn report(replayed: &Replayed, kernel: &str, ctx: &Context) -> anyhow::Result<Exit> {
+fn report(replayed: &Replayed, kernel: &Kernel, ctx: &Context) -> anyhow::Result<Exit> {
     let Replayed { shown, tried, replay, evidence, others, void, .. } = replayed;
     let exit = match (shown, tried) {
         (0, 0) => Exit::Inconclusive,
@@ -77,15 +80,18 @@ fn report(replayed: &Replayed, kernel: &str, ctx: &Context) -> anyhow::Result<Ex
         _ => Exit::Finding,
     };
     let signature = replay.signature.clone().or(evidence.as_ref().map(|e| e.signature.clone()));
+    let symbols = Symbols::of(kernel);
+    let told = evidence.as_ref().and_then(|seen| kernel_report(seen, &symbols));
     if ctx.json {
         ctx.term.json(&serde_json::json!({
-            "kernel": kernel,
+            "kernel": kernel.id,
             "signature": signature,
             "shown": shown,
             "tried": tried,
             "asked": replay.times,
             "others": others,
             "inconclusive": void,
+            "kernel_report": told,
         }));
         return Ok(exit);
     }
@@ -99,6 +105,10 @@ fn report(replayed: &Replayed, kernel: &str, ctx: &Context) -> anyhow::Result<Ex
             violation.line, violation.op, violation.expected, violation.observed
         )));
     }
+    if let Some(told) = &told {
+        ctx.term.out(&clean_str(&format!("{}{}", told.head(), told.body())));
+        symbols.note().iter().for_each(|note| ctx.term.note(&clean_str(note)));
+    }
     for other in others {
         ctx.term.line(&clean_str(&format!("  also showed: {other}")));
     }
@@ -106,4 +116,11 @@ fn report(replayed: &Replayed, kernel: &str, ctx: &Context) -> anyhow::Result<Ex
         ctx.term.line(&clean_str(&format!("  some replays said nothing: {why}")));
     }
     Ok(exit)
+}
+
+/// What the kernel said of what showed, if it said anything.
+fn kernel_report(seen: &Sighting, symbols: &Symbols) -> Option<Told> {
+    let mut told = tell(&seen.console, symbols);
+    let meant = told.iter().position(|told| told.signature == seen.signature).unwrap_or(0);
+    (meant < told.len()).then(|| told.swap_remove(meant))
 }

@@ -5,7 +5,8 @@ use crate::context::Context;
 use crate::exit::{Exit, ExpectedError};
 use crate::guest;
 use crate::render;
-use crate::term::{Tone, clean, clean_str};
+use crate::symbols::{Symbols, Told, tell};
+use crate::term::{Tone, clean_str};
 use case::link::{FromGuest, RunOutcome, RunRequest, ToGuest};
 use case::{Observation, Profile, Program, Verdict};
 use oracles::known::Known;
@@ -51,7 +52,8 @@ pub fn run(args: &RunArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let ended = watch(&mut vm, request, spec.silence());
     let console = vm.console_since(mark);
     vm.kill();
-    let reports = oracles::console::scan(&console);
+    let symbols = Symbols::of(&kernel);
+    let reports = tell(&console, &symbols);
     let mut json = serde_json::json!({
         "kernel": kernel.id,
         "profile": profile.family().name(),
@@ -72,22 +74,19 @@ pub fn run(args: &RunArgs, ctx: &Context) -> anyhow::Result<Exit> {
             say(ctx, Tone::Warn, "inconclusive", &why);
             Exit::Inconclusive
         }
-        Ended::Hung(outcome) => hung(ctx, &program, outcome, &profile, &spec.known, &mut json),
+        Ended::Hung(outcome) => {
+            hung(ctx, &program, outcome, &profile, &spec.known, &symbols, &mut json)
+        }
         Ended::Died(why) => {
             json["died"] = why.clone().into();
             say(ctx, Tone::Bad, "guest died", &why);
             if reports.is_empty() { Exit::Infrastructure } else { Exit::Finding }
         }
     };
-    for report in &reports {
-        say(ctx, Tone::Bad, "kernel report", &report.title);
+    if !reports.is_empty() {
         exit = Exit::Finding;
-    }
-    if !reports.is_empty() && !ctx.json {
-        // Indented, so that no console line starts a line of ours.
-        for line in clean(&console).lines() {
-            ctx.term.line(&format!("    {line}"));
-        }
+        json["symbols_note"] = symbols.note().into();
+        show(ctx, &reports, &symbols);
     }
     json["exit"] = exit.code().into();
     if ctx.json {
@@ -103,6 +102,7 @@ fn hung(
     outcome: RunOutcome,
     profile: &Profile,
     known: &Known,
+    symbols: &Symbols,
     json: &mut serde_json::Value,
 ) -> Exit {
     let judged = crate::triage::judge(program, outcome, profile, known);
@@ -110,12 +110,26 @@ fn hung(
         json["hang"] = sighting.title.clone().into();
         say(ctx, Tone::Bad, "hang", &sighting.title);
         if !ctx.json {
-            for line in clean(&sighting.console).lines() {
+            for line in clean_str(&symbols.decode(&sighting.console)).lines() {
                 ctx.term.line(&format!("    {line}"));
             }
         }
     }
     Exit::Finding
+}
+
+/// The kernel's reports, each with its text.
+fn show(ctx: &Context, reports: &[Told], symbols: &Symbols) {
+    if ctx.json {
+        return;
+    }
+    for report in reports {
+        say(ctx, Tone::Bad, "kernel report", &report.head());
+        ctx.term.out(&clean_str(&report.body()));
+    }
+    if let Some(note) = symbols.note() {
+        ctx.term.note(&clean_str(&note));
+    }
 }
 
 /// A program from a file or stdin.

@@ -7,6 +7,7 @@ use crate::exit::{Exit, ExpectedError, nearest};
 use crate::guest;
 use crate::pool::PoolSpec;
 use crate::selftest::{FAULTS, Fault, Row};
+use crate::symbols::{Symbols, Told};
 use crate::term::{Tone, clean_str, columns};
 use anyhow::Context as _;
 use case::link::{FromGuest, ToGuest};
@@ -35,9 +36,10 @@ pub fn run(args: &KernelSelftestArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let kernel = ctx.kernel_named(&args.kernel)?;
     let scratch = tempfile::Builder::new().prefix("hgm-selftest-").tempdir()?;
     let spec = guest::pool_spec(ctx, &kernel, scratch.path())?;
+    let symbols = Symbols::of(&kernel);
     let mut rows = Vec::new();
     for fault in faults {
-        let row = repeat(fault, args, &spec, ctx)?;
+        let row = repeat(fault, args, &spec, &symbols, ctx)?;
         ctx.term.note(&format!("{}: {}", fault.name, word(&row)));
         rows.push(row);
     }
@@ -74,6 +76,7 @@ fn repeat(
     fault: &Fault,
     args: &KernelSelftestArgs,
     spec: &PoolSpec,
+    symbols: &Symbols,
     ctx: &Context,
 ) -> anyhow::Result<Row> {
     let mut row = Row::of(fault);
@@ -94,7 +97,9 @@ fn repeat(
             Shown::Console(console) => {
                 let reports = scan(&console);
                 row.count(fault, &reports);
-                if let (Some(dir), Some(report)) = (&args.save, fault.pick(&reports)) {
+                let picked = fault.pick(&reports);
+                row.at = picked.and_then(|r| Told::of(r, &console, symbols).guilty_at);
+                if let (Some(dir), Some(report)) = (&args.save, picked) {
                     keep(dir, fault, &console, report)?;
                 }
             }
@@ -151,7 +156,7 @@ fn word(row: &Row) -> String {
 }
 
 fn table(rows: &[Row], ctx: &Context) {
-    let head = ["FAULT", "PROVOKED", "DETECTED", "CLASS", "FUNCTION", "SIGNATURE", "TITLE"];
+    let head = ["FAULT", "PROVOKED", "DETECTED", "CLASS", "FUNCTION", "SIGNATURE", "AT", "TITLE"];
     let mut lines = vec![head.map(String::from).to_vec()];
     for row in rows {
         let of = |n: u32| format!("{n}/{}", row.provoked);
@@ -167,6 +172,7 @@ fn table(rows: &[Row], ctx: &Context) {
                 1 => "one".into(),
                 n => format!("{n} different"),
             },
+            row.at.clone().unwrap_or("-".into()),
             title,
         ]);
     }

@@ -7,6 +7,7 @@ use crate::cli::CoverageChoice as Choice;
 use crate::context::Context;
 use crate::exit::ExpectedError;
 use crate::pool::{Counter, PoolSpec};
+use crate::symbols::Symbols;
 use std::path::PathBuf;
 use std::sync::Arc;
 use vm::{Accel, CoverSpec};
@@ -47,6 +48,7 @@ fn choose(
     words: &[String],
     say: &dyn Fn(&str),
 ) -> Result<Book, ExpectedError> {
+    let vmlinux = Symbols::of(kernel);
     // The plugin first: a campaign that cannot have it need not boot a guest to learn so.
     let plugin = match (ctx.config.coverage, pool.vm.accel) {
         (Choice::Plugin, Accel::Kvm) => {
@@ -58,7 +60,7 @@ fn choose(
             Ok(plugin) => Some(plugin),
             Err(error) => {
                 // Only a kernel with KCOV can make up for it.
-                let read = symbols::read(&ctx.home, &pool.vm, &pool.cradle, say)?;
+                let read = symbols::read(&ctx.home, &pool.vm, &pool.cradle, &vmlinux, say)?;
                 if !read.kcov {
                     return Err(error);
                 }
@@ -67,7 +69,7 @@ fn choose(
         },
         _ => None,
     };
-    let read = symbols::read(&ctx.home, &pool.vm, &pool.cradle, say)?;
+    let read = symbols::read(&ctx.home, &pool.vm, &pool.cradle, &vmlinux, say)?;
     if plugin.is_none() && !read.kcov {
         return Err(ExpectedError::config(
             format!("kernel {} has no KCOV", kernel.id),

@@ -4,6 +4,7 @@
 use super::Text;
 use crate::exit::ExpectedError;
 use crate::pool::Cradle;
+use crate::symbols::Symbols;
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use vm::VmSpec;
 /// Folder of the home.
 const FOLDER: &str = "text";
 /// Raised when what is kept, or how it is found, changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Bytes of a kept text that are read at most.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Time the guest has to send its symbols.
@@ -35,15 +36,16 @@ pub fn read(
     home: &Path,
     spec: &VmSpec,
     cradle: &Cradle,
+    vmlinux: &Symbols,
     say: &dyn Fn(&str),
 ) -> Result<KernelText, ExpectedError> {
-    let path = place(home, spec)?;
+    let path = place(home, spec, vmlinux)?;
     if let Some(kept) = kept(&path) {
         return Ok(kept);
     }
     say("reading the kernel's symbols from a guest (once per kernel)");
     let spec = VmSpec { cover: None, dir: spec.dir.join("symbols"), ..spec.clone() };
-    let read = ask(&spec, cradle, say)?;
+    let read = ask(&spec, cradle, vmlinux, say)?;
     keep(&path, &read).map_err(|error| {
         let what = format!("cannot write {}", path.display());
         ExpectedError::infrastructure(what, "make the home writable, or free space").cause(error)
@@ -52,13 +54,14 @@ pub fn read(
 }
 
 /// Named by what the answer depends on: image, command line, and how files are found.
-fn place(home: &Path, spec: &VmSpec) -> Result<PathBuf, ExpectedError> {
+fn place(home: &Path, spec: &VmSpec, vmlinux: &Symbols) -> Result<PathBuf, ExpectedError> {
     let image = std::fs::read(&spec.kernel).map_err(|error| {
         let what = format!("cannot read {}", spec.kernel.display());
         ExpectedError::infrastructure(what, "register the kernel again").cause(error)
     })?;
     let mut hash = blake3::Hasher::new();
     hash.update(&FORMAT.to_le_bytes()).update(&image).update(b"\0");
+    hash.update(&[u8::from(vmlinux.there())]);
     hash.update(spec.extra_cmdline.as_bytes()).update(b"\0").update(super::text::table_bytes());
     Ok(home.join(FOLDER).join(format!("{}.json", &hash.finalize().to_hex()[..16])))
 }
@@ -79,7 +82,12 @@ fn keep(path: &Path, text: &KernelText) -> std::io::Result<()> {
     Ok(())
 }
 
-fn ask(spec: &VmSpec, cradle: &Cradle, say: &dyn Fn(&str)) -> Result<KernelText, ExpectedError> {
+fn ask(
+    spec: &VmSpec,
+    cradle: &Cradle,
+    vmlinux: &Symbols,
+    say: &dyn Fn(&str),
+) -> Result<KernelText, ExpectedError> {
     let mut last = String::new();
     for _ in 0..BOOTS {
         let mut vm = match cradle.start(spec, &mut |line| say(line)) {
@@ -92,7 +100,8 @@ fn ask(spec: &VmSpec, cradle: &Cradle, say: &dyn Fn(&str)) -> Result<KernelText,
         let kcov = vm.profile().kcov;
         match vm.symbols(PATIENCE) {
             Ok(symbols) => {
-                return Text::of(&symbols).map(|text| KernelText { kcov, text }).map_err(|why| {
+                let text = Text::of(&symbols, vmlinux.files(&symbols).as_ref());
+                return text.map(|text| KernelText { kcov, text }).map_err(|why| {
                     ExpectedError::infrastructure(
                         "this kernel's text cannot be told apart for coverage",
                         "it needs CONFIG_KALLSYMS; --coverage off runs without",
@@ -132,16 +141,17 @@ mod tests {
             serial_link: false,
             cover: None,
         };
-        let path = place(home.path(), &spec).unwrap();
+        let no = Symbols::none();
+        let path = place(home.path(), &spec, &no).unwrap();
         let text = KernelText { kcov: true, text: Text::default() };
         keep(&path, &text).unwrap();
-        assert_eq!(read(home.path(), &spec, &Cradle::cold(), &|_| ()).unwrap(), text);
+        assert_eq!(read(home.path(), &spec, &Cradle::cold(), &no, &|_| ()).unwrap(), text);
         // Another image has another text; there is no QEMU to ask here.
         std::fs::write(&image, "two").unwrap();
-        assert!(read(home.path(), &spec, &Cradle::cold(), &|_| ()).is_err());
+        assert!(read(home.path(), &spec, &Cradle::cold(), &no, &|_| ()).is_err());
         std::fs::write(&image, "one").unwrap();
         std::fs::write(&path, b"{\"kcov\":true,\"text\":{\"ranges\":[[16,8]],\"functions\":[]}}")
             .unwrap();
-        assert!(read(home.path(), &spec, &Cradle::cold(), &|_| ()).is_err());
+        assert!(read(home.path(), &spec, &Cradle::cold(), &no, &|_| ()).is_err());
     }
 }

@@ -104,28 +104,32 @@ fn table() -> &'static Table {
 }
 
 impl Text {
-    /// Finds the functions of our files among all text symbols of a kernel.
-    pub fn of(symbols: &[Symbol]) -> Result<Text, String> {
+    /// Finds the functions of our files among all text symbols of a kernel. `files` says which
+    /// file the compiler made the code at an address from, where line tables tell; else names and
+    /// neighbours do.
+    pub fn of(symbols: &[Symbol], files: Option<&BTreeMap<u64, String>>) -> Result<Text, String> {
         let mut spots = spots(symbols);
-        confirm(&mut spots);
-        decide(&mut spots);
-        let inside = spots.iter().filter(|spot| spot.file != Label::Out);
+        let inside: Vec<(&Spot, &str)> = match files {
+            Some(files) => spots.iter().filter_map(|s| Some((s, compiled(s, files)?))).collect(),
+            None => {
+                confirm(&mut spots);
+                decide(&mut spots);
+                spots.iter().filter_map(|spot| Some((spot, spot.path()?))).collect()
+            }
+        };
         let mut functions: BTreeMap<(String, String), Vec<(u64, u64)>> = BTreeMap::new();
-        for spot in inside.clone() {
+        for (spot, file) in &inside {
             if TRACING.iter().any(|start| spot.name.starts_with(start)) {
                 continue;
             }
-            let file = match spot.file {
-                Label::File(file) => table().files[file],
-                _ => UNKNOWN,
-            };
-            let key = (file.to_owned(), spot.name.clone());
+            let key = ((*file).to_owned(), spot.name.clone());
             functions.entry(key).or_default().push((spot.start, spot.end));
         }
         if functions.is_empty() {
             return Err("none of its symbols is a known mm function".into());
         }
-        let ranges = Ranges::of(inside.map(|spot| (spot.start, spot.end)).collect())?;
+        let ranges = inside.iter().map(|(spot, _)| (spot.start, spot.end)).collect();
+        let ranges = Ranges::of(ranges)?;
         let function = |((file, name), parts)| Function { name, file, parts };
         Ok(Text { ranges, functions: functions.into_iter().map(function).collect() })
     }
@@ -152,6 +156,25 @@ impl Text {
         }
         owners
     }
+}
+
+impl Spot {
+    fn path(&self) -> Option<&'static str> {
+        match self.file {
+            Label::Out => None,
+            Label::Unknown => Some(UNKNOWN),
+            Label::File(file) => Some(table().files[file]),
+        }
+    }
+}
+
+/// The file a spot was compiled from, if it counts: those of the table, and any other of mm/ that
+/// a patched tree may have.
+fn compiled<'a>(spot: &Spot, files: &'a BTreeMap<u64, String>) -> Option<&'a str> {
+    let (_, file) = files.range(spot.start..spot.end).next()?;
+    let ours = table().files.contains(&file.as_str())
+        || file.strip_prefix("mm/").is_some_and(|name| !name.contains('/'));
+    ours.then_some(file)
 }
 
 /// The name without what the compiler put behind it.
@@ -332,7 +355,7 @@ mod tests {
             others(100),
             others(100),
         );
-        let text = Text::of(&symbols(&list)).unwrap();
+        let text = Text::of(&symbols(&list), None).unwrap();
         assert_eq!(file_of(&text, "move_page_tables").unwrap(), "mm/mremap.c");
         assert_eq!(file_of(&text, "do_mseal").unwrap(), "mm/mseal.c");
         // Between two files, claimed by neither.
@@ -354,7 +377,7 @@ mod tests {
         list.push(Symbol { addr: 0x20000, name: b"move_ptes.cold".to_vec() });
         list.push(Symbol { addr: 0x20004, name: b"move_vma.cold".to_vec() });
         list.push(Symbol { addr: 0x20020, name: b"_etext".to_vec() });
-        let text = Text::of(&list).unwrap();
+        let text = Text::of(&list, None).unwrap();
         let of = |name: &str| text.functions.iter().find(|f| f.name == name).unwrap();
         assert_eq!(of("move_ptes").parts, [(0x10000, 0x10100), (0x20000, 0x20004)]);
         assert_eq!(of("move_vma").parts[0].0, 0x10200);
@@ -370,8 +393,21 @@ mod tests {
 
     #[test]
     fn a_kernel_without_our_functions_is_an_error() {
-        assert!(Text::of(&symbols("a b c")).is_err());
-        assert!(Text::of(&[]).is_err());
+        assert!(Text::of(&symbols("a b c"), None).is_err());
+        assert!(Text::of(&[], None).is_err());
+    }
+
+    #[test]
+    fn what_the_compiler_says_decides_alone() {
+        let list = symbols("hugetlb_fault helper brand_new kasan_x other _etext");
+        let files = ["mm/hugetlb.c", "fs/hugetlbfs/inode.c", "mm/hgm.c", "mm/kasan/x.c", "net/a.c"];
+        let files = list.iter().zip(files).map(|(s, f)| (s.addr, f.to_owned())).collect();
+        let text = Text::of(&list, Some(&files)).unwrap();
+        assert_eq!(file_of(&text, "hugetlb_fault").unwrap(), "mm/hugetlb.c");
+        assert_eq!(file_of(&text, "helper").unwrap(), "fs/hugetlbfs/inode.c");
+        // A file no table has, because a patch made it.
+        assert_eq!(file_of(&text, "brand_new").unwrap(), "mm/hgm.c");
+        assert_eq!(text.functions.len(), 3, "{text:?}");
     }
 
     #[test]

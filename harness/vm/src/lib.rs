@@ -10,6 +10,7 @@ mod console;
 mod cover;
 mod golden;
 mod link;
+mod mapped;
 mod memory;
 mod probe;
 mod process;
@@ -20,6 +21,7 @@ pub use boot::BootError;
 pub use console::{HEAD_BYTES, PIN_BYTES, TAIL_BYTES};
 pub use cover::{CoverSpec, probe_plugin};
 pub use link::{Death, DeathKind, Vm};
+pub use mapped::map_file;
 pub use probe::probe_accel;
 pub use snapshot::{Figures, Snapshot, Snapshots};
 

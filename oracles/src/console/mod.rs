@@ -5,11 +5,13 @@
 //! own: frames of the memory management code are what we want to see, never noise.
 
 mod classify;
+mod decode;
 mod frames;
 mod line;
 mod scanner;
 mod title;
 
+pub use decode::{Frame, FrameKind, Place, Stack, address, decode};
 pub use scanner::Scanner;
 
 use serde::{Deserialize, Serialize};
@@ -93,6 +95,17 @@ pub struct Report {
     pub start: u64,
     /// Byte offset just after the last line that belongs to it.
     pub end: u64,
+    /// Addresses of the kernel's text in it, in the order and under the headings of the report.
+    #[serde(default)]
+    pub stacks: Vec<Stack>,
+}
+
+impl Report {
+    /// Its lines in the console it was read from. Other lines may stand between them.
+    pub fn text<'a>(&self, console: &'a [u8]) -> &'a [u8] {
+        let end = (self.end as usize).min(console.len());
+        console.get(self.start as usize..end).unwrap_or_default()
+    }
 }
 
 /// All reports in a whole console, in order of their start.

@@ -1,6 +1,7 @@
 //! The stream side: lines out of chunks, open reports, their end. All state is bounded.
 
 use super::classify::{self, TRIGGER, classify};
+use super::decode::{FrameKind, Stack, address};
 use super::frames;
 use super::line::{self, Caller, LINE_BYTES_MAX, Line};
 use super::title::{self, Facts};
@@ -12,6 +13,10 @@ const OPEN_MAX: usize = 4;
 const REPORT_LINES_MAX: u32 = 300;
 /// Frames kept of one report.
 const FRAMES_MAX: usize = 48;
+/// Addresses kept of one report: a lockdep report has several stacks.
+const ADDRESSES_MAX: usize = 160;
+/// Letters kept of a stack's heading.
+const HEADING_MAX: usize = 80;
 /// Reports one scanner gives; later ones are only counted.
 pub const REPORTS_MAX: u32 = 1024;
 /// Printk time after which an open report is over, in microseconds.
@@ -37,6 +42,10 @@ struct Open {
     blamed: Option<String>,
     symbols: Vec<String>,
     facts: Facts,
+    /// Newest line that may head a stack.
+    heading: String,
+    stacks: Vec<Stack>,
+    addresses: usize,
 }
 
 /// Finds kernel reports in a console that comes in pieces. Any split gives the same reports.
@@ -262,6 +271,9 @@ impl Open {
             blamed: None,
             symbols: Vec::new(),
             facts: Facts::default(),
+            heading: "report".into(),
+            stacks: Vec::new(),
+            addresses: 0,
         }
     }
 
@@ -276,6 +288,7 @@ impl Open {
 
     /// Names in the opening line itself: `... in f+0x1/0x2`, `at mm/x.c:1 f+0x1/0x2`.
     fn header(&mut self, class: Class, head: &str) {
+        self.stacked(head, "report");
         if class == Class::Kcsan {
             let named = head.split(" in ").nth(1).and_then(|t| t.split(" / ").next());
             if let Some(name) = named.and_then(|t| frames::bare(t.split('+').next()?.trim())) {
@@ -296,10 +309,40 @@ impl Open {
         }
     }
 
+    /// Keeps the address on a line, if one stands there, under the heading it belongs to.
+    fn stacked(&mut self, text: &str, heading: &str) {
+        let Some((_, frame)) = address(text).filter(|_| self.addresses < ADDRESSES_MAX) else {
+            return;
+        };
+        self.addresses += 1;
+        match self.stacks.last_mut() {
+            Some(stack) if stack.of == heading => stack.frames.push(frame),
+            _ => self.stacks.push(Stack { of: heading.into(), frames: vec![frame] }),
+        }
+    }
+
+    /// Keeps the address of a body line that is part of a stack, or the heading of the next one.
+    fn addresses(&mut self, line: &str) {
+        match address(line).map(|(_, frame)| frame.kind) {
+            Some(FrameKind::Mention) => {}
+            Some(FrameKind::Exact) => self.stacked(line, "RIP"),
+            Some(_) => {
+                let heading = self.heading.clone();
+                self.stacked(line, &heading);
+            }
+            None => {
+                if let Some(heading) = line.strip_suffix(':').filter(|h| !h.is_empty()) {
+                    self.heading = heading.chars().take(HEADING_MAX).collect();
+                }
+            }
+        }
+    }
+
     /// Learns from a body line.
     fn take(&mut self, text: &str) -> Part {
         self.lines += 1;
         let line = text.trim();
+        self.addresses(line);
         if line.starts_with("---[ end ") || self.ends_with_bar(line) {
             return Part::End;
         }
@@ -418,6 +461,7 @@ impl Open {
             signature,
             start: self.start,
             end: self.end,
+            stacks: self.stacks,
         }
     }
 }
