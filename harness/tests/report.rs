@@ -99,7 +99,9 @@ fn run(place: &Place, id: &str, coverage: bool) {
     };
     let report = serde_json::json!({
         "kernel": format!("kernel-of-{id}"), "source": "plugin", "focus": [],
-        "files": [row("fs/x.c", 0, 9), row("mm/a.c", 1, 3), row("mm/b.c", 0, 2), row("mm/c.c", 2, 0)],
+        "files": [
+            row("fs/x.c", 0, 9), row("mm/a.c", 1, 3), row("mm/b.c", 0, 2), row("mm/c.c", 2, 0),
+        ],
         "ranges": [[0x1000, 0x2000]], "cells": [],
     });
     fs::write(dir.join("coverage.json"), report.to_string()).unwrap();

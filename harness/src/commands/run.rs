@@ -21,7 +21,7 @@ enum Ended {
     /// Nothing can be judged, and why.
     Void(String),
     /// The program went over its time.
-    Hung(RunOutcome),
+    Hung(Box<RunOutcome>),
     /// The guest died or went silent.
     Died(String),
 }
@@ -75,7 +75,7 @@ pub fn run(args: &RunArgs, ctx: &Context) -> anyhow::Result<Exit> {
             Exit::Inconclusive
         }
         Ended::Hung(outcome) => {
-            hung(ctx, &program, outcome, &profile, &spec.known, &symbols, &mut json)
+            hung(ctx, &program, *outcome, &profile, &spec.known, &symbols, &mut json)
         }
         Ended::Died(why) => {
             json["died"] = why.clone().into();
@@ -173,7 +173,7 @@ fn watch(vm: &mut Vm, request: RunRequest, silence: Duration) -> Ended {
                     RunOutcome::WorkerDied { signal, line } => {
                         Ended::Void(format!("the child died of signal {signal} at line {line}"))
                     }
-                    outcome @ RunOutcome::WorkerHung { .. } => Ended::Hung(outcome),
+                    outcome @ RunOutcome::WorkerHung { .. } => Ended::Hung(Box::new(outcome)),
                     RunOutcome::Refused(why) => Ended::Void(format!("the agent refused: {why}")),
                 };
             }

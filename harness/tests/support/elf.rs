@@ -9,7 +9,8 @@ use std::process::Command;
 const SOURCES: &[(&str, &str)] = &[
     (
         "include/linux/inner.h",
-        "#define MARK asm volatile(\"1: nop\\n.pushsection .marks,\\\"a\\\"\\n.quad 1b\\n.popsection\")\n\
+        "#define MARK asm volatile(\"1: nop\\n.pushsection .marks,\\\"a\\\"\\n\
+         .quad 1b\\n.popsection\")\n\
          static inline __attribute__((always_inline)) void inner(void)\n\
          {\n\
          \tMARK;\n\

@@ -138,11 +138,9 @@ fn read(w: &mut World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, pins: boo
         return cx.only(G_READ, Want::Ok(0));
     }
     let (pages, stop) = reach(w, cx, proc, at, len, Access::Read)?;
-    if pins {
-        if !pages.iter().all(|page| unshare(w, proc, *page)) {
-            // Which page the last huge page went to decides how far the call came.
-            return Ok(());
-        }
+    if pins && !pages.iter().all(|page| unshare(w, proc, *page)) {
+        // Which page the last huge page went to decides how far the call came.
+        return Ok(());
     }
     if stop == Some(Touch::Blocks) {
         return waited(w, cx, G_READ);
