@@ -125,9 +125,11 @@ pub fn brought_along(w: &mut World, op: &Op) {
         if vma.is_hugetlb() {
             continue;
         }
-        if vma.file_unit(vma.start).is_none() {
-            // A zero page, or a page of the THP another thread brought.
+        if vma.is_private() {
+            // A zero page, or a page of the THP or of the file that another thread brought.
             zeros_unsure(w, &vma);
+        }
+        if vma.file_unit(vma.start).is_none() {
             continue;
         }
         let start = vma.start.max(vma.unit_addr(at).saturating_sub(AROUND));

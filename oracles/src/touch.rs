@@ -161,9 +161,9 @@ fn out_of_bounds(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access
             if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
         Op::VmRead { at, .. } => match cx.obs.status {
             Status::Ok(bytes) => addr >= at.addr().saturating_add(bytes.max(0) as u64),
-            _ => true,
+            status => status == Status::Err(14),
         },
-        _ => matches!(cx.obs.status, Status::Err(_)),
+        _ => cx.obs.status == Status::Err(14),
     };
     let copies = access == Access::Write && vma.is_private();
     refused

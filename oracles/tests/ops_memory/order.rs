@@ -135,3 +135,57 @@ fn a_copy_that_raced_may_have_filled_the_file_for_other_mappings() {
     };
     passes(lines(Status::Ok(8 << 10)));
 }
+
+#[test]
+fn a_handlers_zero_page_may_be_the_files_that_another_thread_brought() {
+    let file = pm::PRESENT | pm::FILE;
+    let lines = |bits: u8, frame: u32| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=64K"),
+            ok("mmap at=r0 len=64K from=f0"),
+            ok("mmap at=r1 len=64K share=shared from=f0"),
+            ok("u0 = uffd handler=zero"),
+            with("register uffd=u0 at=r0 len=64K modes=missing", Status::Ok(0x13c)),
+            ok("par {\nt0: read at=r0 len=4K").reads(&[Word::Zero]),
+            ok("t1: madvise at=r1 len=4K advice=populate_read\n}").pages(
+                0,
+                Place::new(0, 0),
+                &[(1, bits, frame), (15, 0, 0)],
+            ),
+        ]
+    };
+    passes(lines(pm::PRESENT, 1));
+    passes(lines(file, 100));
+    breaks("O-006", lines(pm::SWAP, 0));
+}
+
+#[test]
+fn a_hole_is_no_fault_of_a_policy() {
+    let lines = |errno: u16| {
+        vec![
+            ok("mmap at=r0 len=4M share=shared page=2M"),
+            ok("set_mempolicy mode=bind nodes=n0"),
+            ok("munmap at=r0+2M len=2M"),
+            err("madvise at=r0 len=4M advice=populate_read", errno),
+        ]
+    };
+    passes(lines(ENOMEM));
+    passes(lines(14));
+    breaks("H-090", lines(EINVAL));
+}
+
+#[test]
+fn a_policy_does_not_answer_a_userfault() {
+    let lines = |last: Status| {
+        vec![
+            ok("mmap at=r0 len=2M share=shared page=2M"),
+            ok("u0 = uffd"),
+            with("register uffd=u0 at=r0 len=2M modes=missing", Status::Ok(0x12c)),
+            ok("set_mempolicy mode=bind nodes=n0"),
+            with("vm_read at=r0 len=4K", last).out(Output::Content(Vec::new())),
+        ]
+    };
+    passes(lines(Status::Timeout));
+    breaks("G-003", lines(Status::Ok(4096)));
+}
