@@ -181,7 +181,7 @@ fn a_policy_does_not_answer_a_userfault() {
         vec![
             ok("mmap at=r0 len=2M share=shared page=2M"),
             ok("u0 = uffd"),
-            with("register uffd=u0 at=r0 len=2M modes=missing", Status::Ok(0x12c)),
+            with("register uffd=u0 at=r0 len=2M modes=missing", Status::Ok(0x10c)),
             ok("set_mempolicy mode=bind nodes=n0"),
             with("vm_read at=r0 len=4K", last).out(Output::Content(Vec::new())),
         ]
