@@ -86,6 +86,12 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         LookChoice::Each => Look::Each,
         LookChoice::Asked => Look::Asked,
     };
+    let registered: Vec<String> =
+        vmimages::kernels(&ctx.home).into_iter().map(|kernel| kernel.id).collect();
+    for gone in Snapshots::forget_all_but(&ctx.snapshots_dir(), &registered) {
+        ctx.term
+            .note(&format!("removed the snapshots of {gone}, which is not registered any more"));
+    }
     let store = Snapshots { dir: ctx.snapshots_dir(), label: kernel.id.clone() };
     let cradle = if config.snapshots { Cradle::warm(store) } else { Cradle::cold() };
     Ok(PoolSpec {

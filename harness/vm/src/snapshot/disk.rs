@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -29,6 +30,9 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const SPARE_BYTES: u64 = 256 << 20;
 /// Snapshots of a kernel that stay beside the newest: other sizes of the same machine.
 const OTHERS_MAX: usize = 2;
+
+/// First part of the name of a snapshot that is being written.
+const BUILDING: &str = ".build-";
 
 /// Held while a kernel's snapshots are read, or written by one process alone.
 pub type Lock = Flock<File>;
@@ -51,10 +55,7 @@ pub struct Folder {
 
 impl Folder {
     pub fn new(dir: &Path, label: &str, key: &Key) -> Folder {
-        // A kernel's name becomes part of file names.
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~+".contains(c);
-        let label = label.chars().map(|c| if plain(c) { c } else { '_' }).collect();
-        Folder { dir: dir.to_path_buf(), label, key: key.clone() }
+        Folder { dir: dir.to_path_buf(), label: plain(label), key: key.clone() }
     }
 
     pub fn label(&self) -> &str {
@@ -67,31 +68,23 @@ impl Folder {
 
     /// Hashes in the name of a snapshot of this kernel.
     fn parse<'n>(&self, name: &'n str) -> Option<(&'n str, &'n str)> {
-        let rest = name.strip_prefix(&self.label)?.strip_prefix('-')?;
-        let (programs, machine) = rest.split_once('-')?;
-        let hash = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        (hash(programs) && hash(machine)).then_some((programs, machine))
+        let (label, programs, machine) = parts(name)?;
+        (label == self.label).then_some((programs, machine))
     }
 
     fn building(&self) -> String {
-        format!(".build-{}-", self.label)
+        format!("{BUILDING}{}-", self.label)
     }
 
     fn lock_file(&self) -> io::Result<File> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let path = self.dir.join(format!(".lock-{}", self.label));
-        File::options().write(true).create(true).truncate(false).open(path)
+        lock_file(&self.dir, &self.label)
     }
 
     /// `None` if another process is in the way. The kernel takes the lock from the dead.
     pub fn try_lock(&self, alone: bool) -> io::Result<Option<Lock>> {
         let how =
             if alone { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
-        match Flock::lock(self.lock_file()?, how) {
-            Ok(lock) => Ok(Some(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(errno.into()),
-        }
+        try_lock(self.lock_file()?, how)
     }
 
     /// Waits for it.
@@ -230,15 +223,77 @@ impl Folder {
     }
 
     fn names(&self) -> impl Iterator<Item = String> + use<> {
-        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok())
+        names(&self.dir)
     }
 
     fn remove(&self, name: &str) {
-        if let Err(error) = std::fs::remove_dir_all(self.dir.join(name)) {
-            tracing::debug!("cannot remove the old snapshot {name}: {error}");
+        remove(&self.dir, name);
+    }
+}
+
+/// A kernel's name as it becomes part of file names.
+fn plain(label: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._~+".contains(c);
+    label.chars().map(|c| if fits(c) { c } else { '_' }).collect()
+}
+
+/// Kernel and hashes in the name of a snapshot.
+fn parts(name: &str) -> Option<(&str, &str, &str)> {
+    let (rest, machine) = name.rsplit_once('-')?;
+    let (label, programs) = rest.rsplit_once('-')?;
+    let hash = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    (hash(programs) && hash(machine)).then_some((label, programs, machine))
+}
+
+fn lock_file(dir: &Path, label: &str) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let path = dir.join(format!(".lock-{label}"));
+    File::options().write(true).create(true).truncate(false).open(path)
+}
+
+fn try_lock(file: File, how: FlockArg) -> io::Result<Option<Lock>> {
+    match Flock::lock(file, how) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn remove(dir: &Path, name: &str) {
+    if let Err(error) = std::fs::remove_dir_all(dir.join(name)) {
+        tracing::debug!("cannot remove the old snapshot {name}: {error}");
+    }
+}
+
+/// Removes snapshots, whole or half-written, of kernels that are not among `kept`; gives the names
+/// of those kernels. A snapshot another process is at stays.
+pub fn forget_all_but(dir: &Path, kept: &[String]) -> Vec<String> {
+    // A link leads to the snapshots of another home, which has kernels of its own.
+    if !dir.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+        return Vec::new();
+    }
+    let kept: BTreeSet<String> = kept.iter().map(|label| plain(label)).collect();
+    let mut gone: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in names(dir) {
+        let half = name.strip_prefix(BUILDING).and_then(|rest| rest.rsplit_once('-'));
+        let label = parts(&name).map(|(label, ..)| label).or(half.map(|(label, _)| label));
+        if let Some(label) = label.filter(|label| !kept.contains(*label)) {
+            gone.entry(label.to_owned()).or_default().push(name);
         }
     }
+    gone.retain(|label, folders| {
+        let file = lock_file(dir, label);
+        let lock = file.and_then(|file| try_lock(file, FlockArg::LockExclusiveNonblock));
+        let Ok(Some(_lock)) = lock else { return false };
+        folders.iter().for_each(|name| remove(dir, name));
+        true
+    });
+    gone.into_keys().collect()
 }
 
 fn read(dir: &Path, name: &str) -> Result<Vec<u8>, String> {
@@ -265,4 +320,35 @@ fn sums_of(ram: &[Content; NODES], key: &[u8], profile: &[u8], state: &[u8]) -> 
         (of(key), KEY),
     ];
     rows.map(|(hash, name)| format!("{hash} {name}\n")).concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_of_kernels_nobody_has_go_and_others_stay() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("snapshots");
+        let make = |name: &str| std::fs::create_dir_all(dir.join(name)).unwrap();
+        let there = || names(&dir).filter(|n| !n.starts_with(".lock-")).collect::<BTreeSet<_>>();
+        let stay = ["debian-6.1.192-2-733c4f4f-57803242", ".build-my_kernel-Ab3xYz", "notes"];
+        let go = ["debian-6.1-94d1abe0-57803242", "debian-6.1-94d1abe0-aaaaaaaa"];
+        let busy = "busy-6.1-94d1abe0-57803242";
+        stay.iter().chain(&go).chain(&[busy, ".build-debian-6.1-Ab3xYz"]).for_each(|n| make(n));
+        let held = try_lock(lock_file(&dir, "busy-6.1").unwrap(), FlockArg::LockSharedNonblock);
+        let kept = ["debian-6.1.192-2".to_owned(), "my kernel".to_owned()];
+
+        let link = temp.path().join("link");
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        assert!(forget_all_but(&link, &kept).is_empty(), "another home's are none of ours");
+        assert_eq!(there().len(), 7);
+
+        assert_eq!(forget_all_but(&dir, &kept), ["debian-6.1"]);
+        let left: BTreeSet<String> = stay.iter().chain(&[busy]).map(|n| n.to_string()).collect();
+        assert_eq!(there(), left);
+        drop(held);
+        assert_eq!(forget_all_but(&dir, &kept), ["busy-6.1"]);
+        assert!(forget_all_but(&temp.path().join("none"), &kept).is_empty());
+    }
 }

@@ -12,7 +12,7 @@ use crate::{Accel, VmSpec};
 use case::profile::Profile;
 use disk::{Folder, Lock};
 use key::Key;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A golden VM that can be cloned. Its memory is sealed: no clone can change it.
@@ -132,6 +132,11 @@ impl Snapshots {
         let folder = Folder::new(&self.dir, &self.label, &Key::of(spec));
         let _lock = folder.lock(false).ok()?;
         find(&folder, spec, &mut |_| {})
+    }
+
+    /// Removes the snapshots below `dir` of all kernels but these; gives the names of theirs.
+    pub fn forget_all_but(dir: &Path, labels: &[String]) -> Vec<String> {
+        disk::forget_all_but(dir, labels)
     }
 
     fn lock(
