@@ -185,7 +185,8 @@ pub struct KernelSelftestArgs {
 /// Fuzz a kernel: make programs, run them in VMs, judge every result, keep what is new.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm fuzz --kernel debian-6.1 --for 10m\n  hgm fuzz --kernel \
-                        debian-6.1 --programs 5000 --seed 7 --jobs 2\n  hgm fuzz --resume\n\n\
+                        debian-6.1 --programs 5000 --seed 7 --jobs 2\n  hgm fuzz --resume\n  \
+                        hgm fuzz --kernel plain-6.1 --verify kasan-6.1 --for 1h --jobs 4\n\n\
                         Ctrl-C once drains and closes the run; `--resume` goes on with it.\n\
                         Ends with 0, or 100 with findings; see hgm help exit-codes.")]
 pub struct FuzzArgs {
@@ -195,6 +196,11 @@ pub struct FuzzArgs {
     /// Use the bzImage built in this kernel tree, as it is; nothing is built.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "resume"])]
     pub tree: Option<PathBuf>,
+    /// A second, registered kernel that sees more (KASAN, lockdep): what the first finds
+    /// interesting is run there again, and findings of either are replayed on the other. Of the
+    /// VMs of --jobs (2 at least), `verify_jobs` are its own.
+    #[arg(long, value_name = "KERNEL")]
+    pub verify: Option<String>,
     /// Stop after this long: 90s, 10m, 8h. Without it and --programs, runs until stopped.
     #[arg(long = "for", value_name = "TIME", value_parser = duration_arg)]
     pub duration: Option<String>,
@@ -494,6 +500,7 @@ impl Verb {
         match self {
             Verb::Fuzz(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("verify", "--verify", args.verify.as_ref());
                 all.put("duration", "--for", args.duration.as_ref());
                 all.put("jobs", "--jobs", args.jobs.as_ref());
                 all.path("corpus", "--corpus", args.corpus.as_ref());

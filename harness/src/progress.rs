@@ -25,21 +25,36 @@ pub struct Figures {
     pub known: usize,
     pub inconclusive: u64,
     pub canaries: (u32, u32),
+    /// Of a two-tier campaign.
+    pub checked: Option<Checked>,
+}
+
+/// The second tier in the status line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Checked {
+    pub verified: u64,
+    pub waiting: u64,
+    /// Findings only one kernel shows.
+    pub disagree: usize,
 }
 
 impl Figures {
     /// The figures in 80 columns.
     fn short(&self) -> String {
         let secs = self.elapsed.as_secs_f64().max(0.001);
+        // There is not room for both.
+        let last = match self.checked {
+            None => format!("void {}", self.inconclusive),
+            Some(c) => format!("chk {}+{}", c.verified, c.waiting),
+        };
         format!(
-            "{}  {} programs {:.1}/s  {} states  new {} known {}  void {}  canaries {}/{}",
+            "{}  {} programs {:.1}/s  {} states  new {} known {}  canaries {}/{}  {last}",
             clock(self.elapsed),
             self.programs,
             self.programs as f64 / secs,
             self.states,
             self.findings,
             self.known,
-            self.inconclusive,
             self.canaries.0,
             self.canaries.1,
         )
@@ -48,13 +63,16 @@ impl Figures {
     fn line(&self) -> String {
         let secs = self.elapsed.as_secs_f64().max(0.001);
         let blocks = self.blocks.map(|n| format!(", {n} blocks")).unwrap_or_default();
+        let checked = self.checked.map(|c| {
+            format!("; checked {}, {} waiting, {} disagree", c.verified, c.waiting, c.disagree)
+        });
         let left = match self.total {
             Some(total) => format!("/{}", clock(total)),
             None => String::new(),
         };
         format!(
             "{}{left}  {} programs ({:.1}/s), {} ops, {} states{blocks}, corpus {}, findings {}+{} known, \
-             inconclusive {}, canaries {}/{}",
+             inconclusive {}, canaries {}/{}{}",
             clock(self.elapsed),
             self.programs,
             self.programs as f64 / secs,
@@ -66,6 +84,7 @@ impl Figures {
             self.inconclusive,
             self.canaries.0,
             self.canaries.1,
+            checked.unwrap_or_default(),
         )
     }
 }
@@ -196,5 +215,11 @@ mod tests {
         assert!(line.starts_with("1:01:01/2:00:00  7322 programs (2.0/s)"), "{line}");
         assert!(line.ends_with("canaries 4/5"), "{line}");
         assert!(figures.short().len() <= 80, "{}", figures.short());
+
+        let checked = Some(Checked { verified: 34, waiting: 12, disagree: 1 });
+        let two = Figures { checked, ..figures };
+        assert!(two.line().ends_with("canaries 4/5; checked 34, 12 waiting, 1 disagree"));
+        assert!(two.short().ends_with("  chk 34+12"), "{}", two.short());
+        assert!(two.short().len() <= 80, "{}", two.short());
     }
 }

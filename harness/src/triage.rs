@@ -3,6 +3,7 @@
 //! that times the judge; boots nothing, saves nothing.
 
 use case::link::RunOutcome;
+use case::observation::{Skip, Status};
 use case::{Finding, FindingState, Observation, Profile, Program, Source, Verdict, Violation};
 use oracles::console::{Class, Report as ConsoleReport};
 use oracles::known::Known;
@@ -46,6 +47,8 @@ pub struct Judged {
     pub ops: u32,
     /// Why nothing can be said, if so.
     pub inconclusive: Option<String>,
+    /// The kernel does not offer what some op needs, so that op was not issued.
+    pub lacking: bool,
     pub judge_nanos: u64,
     /// Guest time from first op to end of teardown.
     pub guest_nanos: u64,
@@ -94,6 +97,7 @@ pub fn judge(program: &Program, outcome: RunOutcome, profile: &Profile, known: &
         ops: report.ops,
         judge_nanos,
         guest_nanos: seen.nanos,
+        lacking: seen.lines.iter().any(|l| l.status == Status::Skipped(Skip::Unavailable)),
         ..Judged::default()
     };
     for (violation, id) in report.known {
@@ -232,6 +236,7 @@ pub fn finding(
         kernel: kernel.to_owned(),
         seed,
         reproduced,
+        elsewhere: None,
         count,
         violation: sighting.violation.clone(),
         replay: format!("hgm repro {id}"),

@@ -310,6 +310,30 @@ fn doctor_believes_a_boot_not_the_device() {
 }
 
 #[test]
+fn a_second_tier_must_be_another_kernel_and_leave_a_vm_to_the_first() {
+    let place = Place::new();
+    fake_kernel(&place, "plain-6.1");
+    fake_kernel(&place, "kasan-6.1");
+    let fuzz = |more: &[&str]| {
+        let out = place.hgm(&[&["fuzz", "--kernel", "plain-6.1"], more].concat());
+        assert!(!place.path("home/runs").exists(), "a run was made of bad input: {more:?}");
+        (out.code, out.stderr)
+    };
+    let (code, said) = fuzz(&["--verify", "kasam-6.1"]);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("did you mean `kasan-6.1`?"), "{said}");
+    let (code, said) = fuzz(&["--verify", "plain"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("--verify plain-6.1 is the kernel under test itself"), "{said}");
+    let (code, said) = fuzz(&["--verify", "kasan", "--jobs", "1"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("pass --jobs 2 or more"), "{said}");
+    let (code, said) = fuzz(&["--verify", "kasan", "--jobs", "4", "--set", "verify_jobs=4"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("pass --jobs 5 or more"), "{said}");
+}
+
+#[test]
 fn kernels_are_found_by_prefix_or_named_when_mistyped() {
     let place = Place::new();
     for id in ["debian-6.1.192-2", "debian-6.12.9-1"] {

@@ -24,20 +24,30 @@ struct Home(tempfile::TempDir);
 
 impl Home {
     fn new() -> Home {
-        let shared = std::env::var_os("HGM_HOME")
-            .map(PathBuf::from)
-            .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hgm"));
-        let listed = hgm(&shared, &["kernel", "list", "--json"]).output().unwrap();
-        if !String::from_utf8_lossy(&listed.stdout).contains("debian-6.1") {
-            let added = hgm(&shared, &["kernel", "add", "debian:6.1"]).output().unwrap();
-            assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-        }
+        let shared = shared_home();
+        the_kernel("6.1");
         let home = tempfile::tempdir().unwrap();
         for name in ["kernels", "initramfs", "snapshots", "text"] {
             std::fs::create_dir_all(shared.join(name)).unwrap();
             std::os::unix::fs::symlink(shared.join(name), home.path().join(name)).unwrap();
         }
         Home(home)
+    }
+
+    /// A kernel of the shared home, but with a list of known deviations of its own.
+    fn own_known_list(&self, kernel: &str, list: &str) {
+        let kernels = self.0.path().join("kernels");
+        let shared = std::fs::read_link(&kernels).unwrap();
+        std::fs::remove_file(&kernels).unwrap();
+        std::fs::create_dir_all(kernels.join(kernel)).unwrap();
+        for other in names(&shared).iter().filter(|name| *name != kernel) {
+            std::os::unix::fs::symlink(shared.join(other), kernels.join(other)).unwrap();
+        }
+        for file in names(&shared.join(kernel)).iter().filter(|file| *file != "known.toml") {
+            let to = kernels.join(kernel).join(file);
+            std::os::unix::fs::symlink(shared.join(kernel).join(file), to).unwrap();
+        }
+        std::fs::write(kernels.join(kernel).join("known.toml"), list).unwrap();
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -77,6 +87,22 @@ impl Home {
         let pids = std::fs::read_dir("/proc").unwrap().flatten();
         pids.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(ours).collect()
     }
+}
+
+fn shared_home() -> PathBuf {
+    let set = std::env::var_os("HGM_HOME").map(PathBuf::from);
+    set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hgm"))
+}
+
+/// Debian's kernel of a series, by its id in the shared home; registered if need be.
+fn the_kernel(series: &str) -> String {
+    let (home, prefix) = (shared_home(), format!("debian-{series}."));
+    let find = || names(&home.join("kernels")).into_iter().find(|name| name.starts_with(&prefix));
+    find().unwrap_or_else(|| {
+        let added = hgm(&home, &["kernel", "add", &format!("debian:{series}")]).output().unwrap();
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        find().unwrap()
+    })
 }
 
 fn hgm(home: &Path, args: &[&str]) -> Command {
@@ -185,19 +211,11 @@ fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
 #[test]
 fn a_known_list_that_blinds_the_detector_voids_the_run() {
     let home = Home::new();
-    // The shared kernel, but with a list of its own that takes every bad read for known.
-    let kernels = home.0.path().join("kernels");
-    let shared = std::fs::read_link(&kernels).unwrap();
-    std::fs::remove_file(&kernels).unwrap();
-    let one = names(&shared).into_iter().find(|name| name.starts_with("debian-6.1.")).unwrap();
-    std::fs::create_dir_all(kernels.join(&one)).unwrap();
-    for file in names(&shared.join(&one)).iter().filter(|file| *file != "known.toml") {
-        let to = kernels.join(&one).join(file);
-        std::os::unix::fs::symlink(shared.join(&one).join(file), to).unwrap();
-    }
+    // A list that takes every bad read for known.
     let wide = "[[deviation]]\nid = \"WIDE\"\nfamilies = [\"U61\"]\n\
         signatures = [\"*/read/*\"]\ntitle = \"too wide\"\nwhy = \"swallows canaries\"\n";
-    std::fs::write(kernels.join(&one).join("known.toml"), wide).unwrap();
+    let one = the_kernel("6.1");
+    home.own_known_list(&one, wide);
     let out = home.run(&[
         "fuzz",
         "--programs",
@@ -215,6 +233,89 @@ fn a_known_list_that_blinds_the_detector_voids_the_run() {
     assert!(said.contains("wrong-content") && said.contains("was not found"), "{said}");
     let planted = &json(&out)["canaries"];
     assert!(planted["found"].as_u64() < planted["planted"].as_u64(), "{planted}");
+}
+
+/// N03 is known of 6.1 and fixed in 6.12: here a list beside 6.1's image takes it out, so that a
+/// campaign finds it, and 6.12 disagrees.
+#[test]
+fn two_tiers_check_each_other_and_a_resumed_run_checks_what_waits() {
+    let home = Home::new();
+    let [fast, checking] = ["6.1", "6.12"].map(the_kernel);
+    let none = "[[deviation]]\nid = \"N03\"\nfamilies = []\nsignatures = []\n\
+        title = \"taken out\"\nwhy = \"to be found\"\n";
+    home.own_known_list(&fast, none);
+    let corpus = home.0.path().join("mine");
+    std::fs::create_dir(&corpus).unwrap();
+    std::fs::write(corpus.join("deviates.hgm"), DEVIATES).unwrap();
+    // No kernel of Debian has gup_test: neither can be blamed for it.
+    let lacking = "hgm 1\nmmap at=r0 len=16K\nwrite at=r0 len=8K\ngup_test at=r0 len=4K\n";
+    std::fs::write(corpus.join("lacking.hgm"), lacking).unwrap();
+    let args = ["fuzz", "--kernel", &fast, "--verify", &checking, "--jobs", "2", "--json"];
+    let more = ["--seed", "7", "--corpus", "mine", "--set", "confirm_times=1"];
+    let out = home.run(&[&args[..], &more[..], &["--programs", "12"]].concat());
+    assert_eq!(out.status.code(), Some(100), "{}", String::from_utf8_lossy(&out.stderr));
+    let summary = json(&out);
+    let verify = &summary["verify"];
+    assert_eq!((&verify["kernel"], &verify["profile"]), (&checking.clone().into(), &"U612".into()));
+    assert!(verify["verified"].as_u64().unwrap() > 0, "{verify}");
+    assert_eq!((&verify["waiting"], &verify["skipped"]), (&0.into(), &1.into()), "{verify}");
+    assert_eq!(verify["canaries"], serde_json::json!({ "planted": 5, "found": 5 }));
+    assert_eq!(summary["canaries"], serde_json::json!({ "planted": 10, "found": 10 }));
+    // The fast kernel's finding, confirmed there and not shown by the other.
+    let n03 = "X-02/madvise/rsvd:low";
+    assert_eq!(summary["findings"][n03]["state"], "confirmed", "{summary}");
+    assert!(verify["only_fast"].as_array().unwrap().contains(&n03.into()), "{verify}");
+    let findings = home.the_run().join("findings");
+    let folder = names(&findings).into_iter().find(|n| n.starts_with("x-02-madvise-rsvd-low"));
+    let file = findings.join(folder.unwrap()).join("finding.json");
+    let finding = std::fs::read_to_string(file).unwrap();
+    let finding: Value = serde_json::from_str(&finding).unwrap();
+    assert!(finding["kernel"].as_str().unwrap().starts_with("debian-6.1."), "{finding}");
+    assert_eq!(finding["elsewhere"]["reproduced"], serde_json::json!([0, 1]), "{finding}");
+
+    // As after a kill: the journal has a program that nobody has checked.
+    let mut journal = store::Journal::open(&home.the_run()).unwrap();
+    let id = case::wire::program_id(&case::text::parse(PASSES).unwrap());
+    assert!(journal.want_check(&id, PASSES).unwrap());
+    drop(journal);
+    let more = ["fuzz", "--resume", "--jobs", "2", "--json", "--no-canaries", "--programs", "1"];
+    let again = json(&home.run(&more));
+    assert_eq!(again["verify"]["waiting"], 0, "{again}");
+    let count = |summary: &Value| summary["verify"]["verified"].as_u64().unwrap();
+    assert!(count(&again) > count(&summary), "{again}");
+}
+
+#[test]
+fn a_checking_kernel_that_does_not_boot_ends_the_campaign() {
+    let home = Home::new();
+    let one = the_kernel("6.1");
+    home.own_known_list(&one, "");
+    let kernels = home.0.path().join("kernels");
+    let broken = kernels.join("broken-6.1");
+    std::fs::create_dir(&broken).unwrap();
+    let manifest = std::fs::read(kernels.join(&one).join("kernel.json")).unwrap();
+    let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    manifest["id"] = "broken-6.1".into();
+    manifest["modules"] = serde_json::json!([]);
+    std::fs::write(broken.join("kernel.json"), manifest.to_string()).unwrap();
+    std::fs::write(broken.join("vmlinuz"), "not a kernel").unwrap();
+    let out = home.run(&[
+        "fuzz",
+        "--kernel",
+        &one,
+        "--verify",
+        "broken",
+        "--jobs",
+        "2",
+        "--for",
+        "1h",
+        "--no-snapshot",
+    ]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(75), "{said}");
+    assert!(said.contains("error: no VM ever answered with kernel broken-6.1"), "{said}");
+    assert!(said.contains("vm1/console.log"), "{said}");
+    assert!(home.qemus().is_empty());
 }
 
 #[test]
@@ -301,6 +402,8 @@ fn a_kill_while_the_golden_vm_is_written_leaves_nothing_half_used() {
     let home = Home::new();
     let dir = home.0.path().join("snapshots");
     std::fs::remove_file(&dir).unwrap();
+    // Of a kernel this home does not have.
+    std::fs::create_dir_all(dir.join("gone-6.1-94d1abe0-57803242")).unwrap();
     let program = home.file("a.hgm", PASSES);
     let has = |prefix: &str| {
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
@@ -320,6 +423,7 @@ fn a_kill_while_the_golden_vm_is_written_leaves_nothing_half_used() {
     let out = home.run(&["run", &program, "--json"]);
     assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
     assert!(has("debian-6.1") && !has(".build-"), "half a snapshot stayed");
+    assert!(!has("gone-"), "the snapshot of a kernel that is gone stayed");
     // From the snapshot, and without.
     let out = home.run(&["run", &program, "--json"]);
     assert!(!String::from_utf8_lossy(&out.stderr).contains("booting"), "{out:?}");

@@ -42,8 +42,9 @@ impl Known {
     pub fn builtin() -> Self {
         Self::parse(include_str!("../known.toml")).unwrap_or_default()
     }
-    /// This list and another.
+    /// This list and another, whose entries stand in the place of those here with the same id.
     pub fn with(mut self, other: Known) -> Self {
+        self.deviation.retain(|d| other.deviation.iter().all(|o| o.id != d.id));
         self.deviation.extend(other.deviation);
         self
     }

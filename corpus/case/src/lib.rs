@@ -24,4 +24,4 @@ pub use op::{Op, OpKind};
 pub use profile::{Family, Profile};
 pub use program::{Act, Line, Program, Step, Tag};
 pub use value::*;
-pub use verdict::{Finding, FindingState, Source, Verdict, Violation};
+pub use verdict::{Elsewhere, Finding, FindingState, Source, Verdict, Violation};

@@ -57,6 +57,14 @@ pub enum FindingState {
     Known,
 }
 
+/// Replays of a finding on another kernel than the one that showed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    pub kernel: String,
+    /// How often it showed, of how many replays that said anything.
+    pub reproduced: (u32, u32),
+}
+
 /// A finding as it is saved: the data of finding.json.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -66,10 +74,14 @@ pub struct Finding {
     pub state: FindingState,
     /// Id in known.toml, for known ones.
     pub known: Option<String>,
+    /// The kernel that showed it first.
     pub kernel: String,
     pub seed: u64,
     /// How often it showed, of how many replays.
     pub reproduced: (u32, u32),
+    /// Its replays on the other kernel of a two-tier campaign.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
     /// Times seen in the run.
     pub count: u32,
     pub violation: Option<Violation>,

@@ -8,6 +8,7 @@ use crate::{Result, StoreError, durable};
 use case::Finding;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +39,13 @@ CREATE TABLE findings (
 CREATE TABLE checkpoint (
   only INTEGER PRIMARY KEY CHECK (only = 1), at TEXT NOT NULL, file TEXT NOT NULL,
   programs INTEGER NOT NULL, hash TEXT NOT NULL) STRICT;
+";
+/// Came after the tables above; a journal without it is whole, so `FORMAT` stays.
+const CHECKS: &str = "
+CREATE TABLE IF NOT EXISTS checks (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, program TEXT NOT NULL,
+  ended TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS checks_by_end ON checks (ended, seq);
 ";
 
 /// What a run is: written once, before its first program.
@@ -115,6 +123,7 @@ impl Journal {
         let mut journal = Journal { dir: run_dir.to_owned(), path, db };
         journal.set_up().map_err(|error| journal.fail("open")(error))?;
         journal.check_format()?;
+        journal.db.execute_batch(CHECKS).map_err(|error| journal.fail("open")(error))?;
         if fresh {
             durable::sync_dir(run_dir)?;
         }
@@ -321,6 +330,47 @@ impl Journal {
                 })
             },
         )
+    }
+
+    /// Puts down that a program (its id and text) waits to be checked by another kernel. False: it
+    /// was put down before, and nothing changes.
+    pub fn want_check(&mut self, id: &str, program: &str) -> Result<bool> {
+        self.db
+            .prepare_cached("INSERT OR IGNORE INTO checks (id, program, ended) VALUES (?1, ?2, '')")
+            .and_then(|mut row| row.execute([id, program]))
+            .map(|rows| rows > 0)
+            .map_err(self.fail("write"))
+    }
+
+    /// A program that waited has been checked; `ended` is a word of the caller's, not empty. Its
+    /// text is dropped here.
+    pub fn end_check(&mut self, id: &str, ended: &str) -> Result<()> {
+        self.db
+            .prepare_cached("UPDATE checks SET ended = ?2, program = '' WHERE id = ?1")
+            .and_then(|mut row| row.execute([id, ended]))
+            .map(drop)
+            .map_err(self.fail("write"))
+    }
+
+    /// Texts of programs that wait, the longest waiting first, at most `limit`, those with an id
+    /// in `except` left out.
+    pub fn waiting_checks(&self, limit: usize, except: &BTreeSet<String>) -> Result<Vec<String>> {
+        let query = format!(
+            "SELECT id, program FROM checks WHERE ended = '' ORDER BY seq LIMIT {}",
+            limit.saturating_add(except.len())
+        );
+        let rows: Vec<(String, String)> =
+            self.rows(&query, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows = rows.into_iter().filter(|(id, _)| !except.contains(id));
+        Ok(rows.map(|(_, program)| program).take(limit).collect())
+    }
+
+    /// Programs put down for a check, counted by how it ended; those that wait under "".
+    pub fn checks(&self) -> Result<BTreeMap<String, u64>> {
+        let rows = self.rows("SELECT ended, count(*) FROM checks GROUP BY ended", |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.max(0) as u64))
+        })?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Keeps the engine's state: a file beside the journal, named in it once it is on disk.

@@ -31,6 +31,7 @@ fn finding(signature: String) -> Finding {
         kernel: "k".into(),
         seed: 0,
         reproduced: (0, 5),
+        elsewhere: None,
         count: 1,
         violation: None,
         replay: "hgm repro".into(),

@@ -25,6 +25,7 @@ fn finding(signature: &str) -> Finding {
         kernel: "6.1".into(),
         seed: 7,
         reproduced: (3, 5),
+        elsewhere: None,
         count: 1,
         violation: None,
         replay: "hgm repro x --times 20".into(),
@@ -209,6 +210,30 @@ fn journal_keeps_everything_it_is_told() {
     assert_eq!(blobs.len(), 1, "the older checkpoint is gone");
     fs::write(dir.path().join(&blobs[0]), "damaged").unwrap();
     assert_eq!(reader.checkpoint().unwrap(), None);
+}
+
+#[test]
+fn programs_wait_in_the_journal_until_they_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path()).unwrap();
+    for id in ["c", "a", "b"] {
+        assert!(journal.want_check(id, &format!("text of {id}")).unwrap());
+    }
+    journal.end_check("a", "clean").unwrap();
+    assert!(!journal.want_check("a", "text of a").unwrap(), "once is enough");
+    assert!(!journal.want_check("b", "text of b").unwrap());
+    drop(journal);
+
+    let journal = Journal::open(dir.path()).unwrap();
+    let waiting = |limit, except: &[&str]| {
+        let except = except.iter().map(|id| (*id).to_owned()).collect();
+        journal.waiting_checks(limit, &except).unwrap()
+    };
+    assert_eq!(waiting(9, &[]), ["text of c", "text of b"]);
+    assert_eq!(waiting(1, &[]), ["text of c"]);
+    assert_eq!(waiting(1, &["c"]), ["text of b"]);
+    let counts = journal.checks().unwrap();
+    assert_eq!(counts, [(String::new(), 2), ("clean".to_owned(), 1)].into());
 }
 
 #[test]

@@ -1,15 +1,21 @@
 //! The dispatcher's clock and hands: which phase a campaign is in, and what each VM thread gets to
 //! do next.
 
-use super::{CONFIRM_GRACE, Campaign, Confirm, DRAIN};
+use super::{CHECKING, CONFIRM_GRACE, Campaign, Confirm, DRAIN};
 use crate::pool::{Job, Order, Replay, stop};
 use std::time::{Duration, Instant};
+
+/// Key of a replay on the kernel that showed the finding.
+const CONFIRM: u64 = 0;
+/// Key of a replay on the other kernel.
+pub(super) const ELSEWHERE: u64 = 1;
 
 /// Where a campaign stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Running,
-    /// No new programs; what waits for triage is replayed until then.
+    /// No new programs; what waits for triage is replayed until then. A campaign that is not
+    /// bound by time checks what waits for it, too.
     Settling(Instant),
     /// A signal came: what is outstanding may finish until then.
     Draining(Instant),
@@ -20,7 +26,7 @@ impl Campaign<'_> {
     /// Moves to the next phase when it is time.
     pub(super) fn advance(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        let idle = self.slots.iter().all(|s| s.load == 0);
+        let idle = self.is_idle();
         match (self.signals.count(), self.phase) {
             (_, Phase::Over) | (0, _) => {}
             (1, Phase::Draining(_)) => {}
@@ -34,14 +40,19 @@ impl Campaign<'_> {
         match self.phase {
             Phase::Running if self.is_spent() => {
                 self.phase = Phase::Settling(now + CONFIRM_GRACE);
-                let waiting = self.waiting.len();
+                let waiting: usize = self.tiers.iter().map(|t| t.errands.len()).sum();
                 if waiting > 0 {
                     self.progress.event(&format!("time is over; {waiting} finding(s) to replay"));
                 }
+                if self.settles_checks() {
+                    let waiting = self.checks.waiting();
+                    self.progress.event(&format!("{waiting} program(s) left to check"));
+                }
             }
             Phase::Settling(end) => {
-                let confirmed = self.waiting.is_empty() || self.engine.is_none();
-                if (idle && confirmed) || now >= end {
+                let confirmed = self.tiers.iter().all(|t| t.errands.is_empty());
+                let settled = confirmed && !self.settles_checks();
+                if (idle && (settled || self.engine.is_none())) || now >= end {
                     self.phase = Phase::Over;
                 }
             }
@@ -51,8 +62,25 @@ impl Campaign<'_> {
         Ok(())
     }
 
+    /// Whether nothing is out that the end must wait for. A check that is cut off still waits in
+    /// the journal.
+    fn is_idle(&self) -> bool {
+        let out: usize = self.slots.iter().map(|s| s.load).sum();
+        let cut = if self.settles_checks() { 0 } else { self.checks.out() };
+        out <= cut
+    }
+
+    fn time_is_over(&self) -> bool {
+        self.plan.duration.is_some_and(|limit| self.start.elapsed() >= limit)
+    }
+
+    /// Whether the end of the campaign waits for checks: who bound it by time wants it to end.
+    fn settles_checks(&self) -> bool {
+        self.tiers.len() > CHECKING && self.checks.waiting() > 0 && !self.time_is_over()
+    }
+
     fn is_spent(&self) -> bool {
-        let time = self.plan.duration.is_some_and(|limit| self.start.elapsed() >= limit);
+        let time = self.time_is_over();
         let count = self.plan.programs.is_some_and(|limit| self.totals.programs >= limit);
         time || count
     }
@@ -61,6 +89,7 @@ impl Campaign<'_> {
     fn allowance(&self) -> u64 {
         let Some(limit) = self.plan.programs else { return u64::MAX };
         let out: usize = self.slots.iter().filter(|s| s.replaying.is_none()).map(|s| s.load).sum();
+        let out = out.saturating_sub(self.checks.out());
         limit.saturating_sub(self.totals.programs + out as u64)
     }
 
@@ -69,18 +98,21 @@ impl Campaign<'_> {
         if matches!(self.phase, Phase::Draining(_) | Phase::Over) || self.engine.is_none() {
             return Ok(());
         }
+        if let Some((limit, except)) = self.checks.hunger() {
+            let programs = self.keeper.waiting_checks(limit, &except)?;
+            self.checks.fill(programs);
+        }
         for slot in 0..self.slots.len() {
             if self.slots[slot].stopped || self.slots[slot].replaying.is_some() {
                 continue;
             }
-            if self.may_replay() && self.suits_replay(slot) && self.order_replay(slot) {
+            let tier = self.slots[slot].tier;
+            if self.may_replay(tier) && self.suits_replay(slot) && self.order_replay(slot) {
                 continue;
             }
-            while self.phase == Phase::Running
-                && self.slots[slot].up
-                && self.slots[slot].load < self.plan.pool.depth
-            {
-                let Some(job) = self.next_job()? else { break };
+            let depth = self.plan.tiers[tier].pool.depth;
+            while self.slots[slot].up && self.slots[slot].load < depth {
+                let Some(job) = self.next_job(tier)? else { break };
                 self.slots[slot].load += 1;
                 self.pool.order(slot, Order::Run(job));
             }
@@ -88,49 +120,66 @@ impl Campaign<'_> {
         Ok(())
     }
 
-    fn next_job(&mut self) -> anyhow::Result<Option<Job>> {
-        if let Some(profile) = &self.profile
-            && let Some((canary, program)) = self.canaries.next(profile)
-        {
-            return Ok(Some(Job { ticket: 0, program, fresh: true, canary: Some(canary) }));
+    fn next_job(&mut self, tier: usize) -> anyhow::Result<Option<Job>> {
+        let running = self.phase == Phase::Running;
+        let super::Tier { profile, canaries, .. } = &mut self.tiers[tier];
+        let Some(profile) = profile else { return Ok(None) };
+        if running && let Some((canary, program)) = canaries.next(profile) {
+            let canary = Some(canary);
+            return Ok(Some(Job { ticket: 0, check: false, program, fresh: true, canary }));
         }
-        if self.allowance() == 0 {
+        if tier == CHECKING
+            && (running || self.settles_checks())
+            && let Some((ticket, program)) = self.checks.ask()
+        {
+            return Ok(Some(Job { ticket, check: true, program, fresh: false, canary: None }));
+        }
+        if !running || self.allowance() == 0 {
             return Ok(None);
         }
+        // Nothing waits for a check: that kernel explores as well.
         let Some(engine) = &mut self.engine else { return Ok(None) };
         let ticket = engine.ask()?;
-        Ok(Some(Job { ticket: ticket.id, program: ticket.program, fresh: false, canary: None }))
+        let (ticket, program) = (ticket.id, ticket.program);
+        Ok(Some(Job { ticket, check: false, program, fresh: false, canary: None }))
     }
 
-    /// One replay at a time while fuzzing, and then at most half of a lone VM's time.
-    fn may_replay(&self) -> bool {
-        if self.waiting.is_empty() {
+    /// One replay at a time on each kernel while fuzzing, and then at most half of a lone VM's
+    /// time.
+    fn may_replay(&self, tier: usize) -> bool {
+        if self.tiers[tier].errands.is_empty() {
             return false;
         }
         if matches!(self.phase, Phase::Settling(_)) {
             return true;
         }
-        if self.slots.iter().any(|s| s.replaying.is_some()) {
+        let mut slots = self.slots.iter().filter(|s| s.tier == tier);
+        if slots.clone().any(|s| s.replaying.is_some()) {
             return false;
         }
-        let (end, took) = self.replayed.unwrap_or((self.start, Duration::ZERO));
-        self.slots.len() > 1 || end.elapsed() >= took
+        let (end, took) = self.tiers[tier].replayed.unwrap_or((self.start, Duration::ZERO));
+        slots.nth(1).is_some() || end.elapsed() >= took
     }
 
     /// A slot that boots anyway is taken rather than one whose VM would have to go.
     fn suits_replay(&self, slot: usize) -> bool {
-        let boots = |s: &super::Slot| !s.up && !s.stopped && s.replaying.is_none();
+        let tier = self.slots[slot].tier;
+        let boots =
+            |s: &super::Slot| s.tier == tier && !s.up && !s.stopped && s.replaying.is_none();
         boots(&self.slots[slot]) || !self.slots.iter().any(boots)
     }
 
     fn order_replay(&mut self, slot: usize) -> bool {
-        let Some(signature) = self.waiting.pop_front() else { return false };
-        let Some(suspect) = self.suspects.get_mut(&signature) else { return false };
-        suspect.confirm = Confirm::Running;
+        let tier = self.slots[slot].tier;
+        let Some(errand) = self.tiers[tier].errands.pop_front() else { return false };
+        let Some(suspect) = self.suspects.get_mut(&errand.signature) else { return false };
+        if !errand.elsewhere {
+            suspect.confirm = Confirm::Running;
+        }
         let replay = Replay {
-            key: 0,
+            key: if errand.elsewhere { ELSEWHERE } else { CONFIRM },
             program: suspect.program.clone(),
-            signature: Some(signature),
+            signature: Some(errand.signature),
             times: self.plan.confirm_times,
         };
         let state = &mut self.slots[slot];

@@ -1,21 +1,33 @@
 //! What a campaign must not lose, handed to the store: corpus entries, findings, journal rows,
 //! checkpoints. What a call here acknowledged is on disk.
 
-use super::{Confirm, Figures, Summary, Suspect};
+use super::{CHECKING, Confirm, FAST, Figures, Summary, Suspect};
 use crate::coverage::{self, Report};
 use crate::render;
 use crate::symbols::{Symbols, tell};
 use crate::term::clean_str;
 use crate::triage::{self, Sighting};
-use case::{Finding, FindingState, Profile, Program, Source};
+use case::{Elsewhere, Finding, FindingState, Profile, Program, Source};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use store::{Corpus, Counters, Evidence, Findings, Journal, RunDir, RunMeta};
 
 /// Inconclusive programs whose text is kept in the journal; the rest is only counted.
 const VOIDS_MAX: u32 = 200;
+
+/// A kernel, as evidence of a finding needs it.
+#[derive(Debug)]
+pub struct Bench {
+    pub id: String,
+    /// Id and source, for the finding's folder.
+    pub about: serde_json::Value,
+    pub known: Arc<oracles::known::Known>,
+    /// Once a VM of it has told.
+    pub profile: Option<Profile>,
+    pub symbols: Symbols,
+}
 
 /// See the module's head.
 #[derive(Debug)]
@@ -24,10 +36,8 @@ pub struct Keeper {
     journal: Journal,
     findings: Findings,
     corpus: Corpus,
-    profile: Option<Profile>,
-    kernel: serde_json::Value,
-    known: Arc<oracles::known::Known>,
-    symbols: Symbols,
+    /// By tier.
+    benches: Vec<Bench>,
     /// Counts as last written.
     counts: BTreeMap<String, u32>,
     /// Totals of the run before this call.
@@ -42,9 +52,7 @@ impl Keeper {
         run: RunDir,
         meta: &RunMeta,
         corpus: &Path,
-        kernel: serde_json::Value,
-        known: Arc<oracles::known::Known>,
-        symbols: Symbols,
+        benches: Vec<Bench>,
     ) -> store::Result<Keeper> {
         let mut journal = run.journal()?;
         journal.begin(meta)?;
@@ -54,10 +62,7 @@ impl Keeper {
             corpus: Corpus::open(corpus)?,
             run,
             journal,
-            profile: None,
-            kernel,
-            known,
-            symbols,
+            benches,
             counts: BTreeMap::new(),
             base,
             voids: 0,
@@ -84,7 +89,13 @@ impl Keeper {
         let revive = |(slug, finding): (&str, &Finding)| {
             let program = Findings::read_program(&self.findings.folder(slug)).ok()?;
             let open = finding.state == FindingState::Unconfirmed && finding.reproduced.1 == 0;
+            let checking = self.benches.get(CHECKING).is_some_and(|b| b.id == finding.kernel);
+            let elsewhere = finding.elsewhere.as_ref().map(|e| e.reproduced);
+            let both = elsewhere.is_some_and(|(shown, _)| shown > 0);
             Some(Suspect {
+                tier: if checking { CHECKING } else { FAST },
+                seen: [!checking || both, checking || both],
+                elsewhere,
                 id: slug.to_owned(),
                 program,
                 count: finding.count,
@@ -104,10 +115,43 @@ impl Keeper {
         self.findings.iter().filter_map(revive).collect()
     }
 
-    pub fn profile(&mut self, profile: &Profile) -> store::Result<()> {
+    pub fn profile(&mut self, tier: usize, profile: &Profile) -> store::Result<()> {
         let text = serde_json::to_string(profile).unwrap_or_default();
-        self.profile = Some(profile.clone());
-        self.journal.set_note("profile", &text)
+        self.benches[tier].profile = Some(profile.clone());
+        let note = if tier == FAST { "profile" } else { "profile-verify" };
+        self.journal.set_note(note, &text)
+    }
+
+    /// Programs put down for the checking kernel, by how their check ended.
+    pub fn checks(&self) -> store::Result<BTreeMap<String, u64>> {
+        self.journal.checks()
+    }
+
+    /// See [`Journal::set_note`].
+    pub fn note(&mut self, key: &str, value: &str) -> store::Result<()> {
+        self.journal.set_note(key, value)
+    }
+
+    /// See [`Journal::want_check`].
+    pub fn want_check(&mut self, program: &Program) -> store::Result<bool> {
+        let (id, text) = (case::wire::program_id(program), case::text::print(program));
+        self.journal.want_check(&id, &text)
+    }
+
+    /// See [`Journal::end_check`].
+    pub fn end_check(&mut self, id: &str, ended: &str) -> store::Result<()> {
+        self.journal.end_check(id, ended)
+    }
+
+    /// Programs that wait for their check. What an older version wrote and this one cannot read
+    /// is left where it is.
+    pub fn waiting_checks(
+        &self,
+        limit: usize,
+        except: &BTreeSet<String>,
+    ) -> store::Result<Vec<Program>> {
+        let texts = self.journal.waiting_checks(limit, except)?;
+        Ok(texts.iter().filter_map(|text| case::text::parse(text).ok()).collect())
     }
 
     pub fn program(&mut self, program: &Program) -> store::Result<()> {
@@ -146,18 +190,25 @@ impl Keeper {
     }
 
     /// Saves a suspect, or what its replay changed; gives its id.
-    pub fn finding(&mut self, suspect: &Suspect, kernel: &str, seed: u64) -> store::Result<String> {
+    pub fn finding(&mut self, suspect: &Suspect, seed: u64) -> store::Result<String> {
         let Suspect { sighting, program, count, reproduced, .. } = suspect;
-        let compared = render::compared(program, sighting, self.profile.as_ref(), &self.known);
-        let mut finding = triage::finding(sighting, kernel, seed, &suspect.id, *reproduced, *count);
+        let bench = &self.benches[suspect.tier];
+        let compared = render::compared(program, sighting, bench.profile.as_ref(), &bench.known);
+        let mut finding =
+            triage::finding(sighting, &bench.id, seed, &suspect.id, *reproduced, *count);
+        let other = self.benches.get(CHECKING - suspect.tier);
+        finding.elsewhere = other.and_then(|other| {
+            let kernel = other.id.clone();
+            suspect.elsewhere.map(|reproduced| Elsewhere { kernel, reproduced })
+        });
         if suspect.id.is_empty() {
-            let report = self.report(sighting);
+            let report = report(sighting, &bench.symbols);
             let evidence = Evidence {
                 program,
                 compared: &compared,
                 console: &sighting.console,
                 report: &report,
-                kernel: &json!({ "kernel": self.kernel, "profile": self.profile }),
+                kernel: &json!({ "kernel": bench.about, "profile": bench.profile }),
             };
             let slug = self.findings.record(&finding, evidence)?.slug;
             finding.replay = format!("hgm repro {slug}");
@@ -177,20 +228,6 @@ impl Keeper {
         let (k, n) = *reproduced;
         self.event("replayed", &json!({ "id": slug, "shown": k, "tried": n }))?;
         Ok(slug.clone())
-    }
-
-    /// What the kernel reported, with lines of source where its vmlinux has them.
-    fn report(&self, sighting: &Sighting) -> String {
-        let told = tell(&sighting.console, &self.symbols);
-        let meant = told.iter().find(|told| told.signature == sighting.signature);
-        let Some(told) = meant.or(told.first()) else {
-            // Where its threads stand is all there is of a hang.
-            let hangs = sighting.source == Source::Hang && !sighting.console.is_empty();
-            let text = hangs.then(|| self.symbols.decode(&sighting.console));
-            return clean_str(&text.unwrap_or_default());
-        };
-        let note = self.symbols.note().map(|note| format!("\n{note}\n")).unwrap_or_default();
-        clean_str(&format!("{}{note}\n{}", told.head(), told.text))
     }
 
     /// Writes a count that has risen.
@@ -232,4 +269,18 @@ impl Keeper {
         self.journal.set_note("summary", &text)?;
         self.event("end", &json!({ "programs": summary.programs }))
     }
+}
+
+/// What the kernel reported, with lines of source where its vmlinux has them.
+fn report(sighting: &Sighting, symbols: &Symbols) -> String {
+    let told = tell(&sighting.console, symbols);
+    let meant = told.iter().find(|told| told.signature == sighting.signature);
+    let Some(told) = meant.or(told.first()) else {
+        // Where its threads stand is all there is of a hang.
+        let hangs = sighting.source == Source::Hang && !sighting.console.is_empty();
+        let text = hangs.then(|| symbols.decode(&sighting.console));
+        return clean_str(&text.unwrap_or_default());
+    };
+    let note = symbols.note().map(|note| format!("\n{note}\n")).unwrap_or_default();
+    clean_str(&format!("{}{note}\n{}", told.head(), told.text))
 }

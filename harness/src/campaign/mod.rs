@@ -1,22 +1,29 @@
 //! A campaign: the dispatcher that feeds VM threads from the engine, takes their events, triages
 //! what they saw and keeps what must survive. One thread owns all of it. Never here: judging, VMs,
 //! file formats.
+//!
+//! A two-tier campaign has a second kernel, slower and with more eyes: what the first finds
+//! interesting is run there again, and findings of either are replayed on the other.
 
+mod books;
+mod checks;
 mod feed;
 mod keep;
 mod summary;
+mod suspects;
 
-pub use keep::Keeper;
-pub use summary::{CanaryFigures, FindingFigures, Summary};
+pub use keep::{Bench, Keeper};
+pub use summary::{CanaryFigures, FindingFigures, Summary, VerifyFigures};
 
 use crate::canary::{Canaries, Ended};
 use crate::coverage::Book;
 use crate::engine::{Breed, Ending, Engine, Generators, Guide, Told};
-use crate::pool::{Done, Event, Job, Pool, PoolSpec, Replayed, stop};
+use crate::pool::{Done, Event, Job, Pool, PoolSpec, stop};
 use crate::progress::{Figures, Progress};
 use crate::signals::Signals;
-use crate::triage::{self, Cause, Sighting};
+use crate::triage::{Cause, Sighting};
 use case::{FindingState, Profile, Program};
+use checks::{Checks, End};
 use feed::Phase;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -36,12 +43,24 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Time after the end of a campaign in which waiting findings are still confirmed.
 const CONFIRM_GRACE: Duration = Duration::from_secs(120);
 
+/// The tier that explores: the kernel under test.
+pub const FAST: usize = 0;
+/// The tier that checks, if there is one.
+pub const CHECKING: usize = 1;
+
+/// The VMs of one kernel.
+#[derive(Clone, Debug)]
+pub struct TierPlan {
+    pub kernel: String,
+    pub pool: PoolSpec,
+    pub slots: usize,
+}
+
 /// What a campaign is to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub pool: PoolSpec,
-    pub slots: usize,
-    pub kernel: String,
+    /// [`FAST`], and [`CHECKING`] in a two-tier campaign.
+    pub tiers: Vec<TierPlan>,
     pub seed: u64,
     pub duration: Option<Duration>,
     pub programs: Option<u64>,
@@ -66,14 +85,28 @@ pub struct Outcome {
     pub missed: Vec<&'static str>,
     /// 130 or 143, if a signal ended it.
     pub signal: Option<i32>,
-    /// Why no VM could be had, if none ever answered.
-    pub infrastructure: Option<String>,
+    /// A kernel of which no VM ever answered.
+    pub unbooted: Option<Unbooted>,
+}
+
+/// See [`Outcome::unbooted`].
+#[derive(Clone, Debug)]
+pub struct Unbooted {
+    pub kernel: String,
+    pub slot: usize,
+    pub why: String,
 }
 
 /// A signature and all that is known of it.
 #[derive(Clone, Debug)]
 pub struct Suspect {
     pub id: String,
+    /// Which kernel showed it first, and so is the one it is confirmed on.
+    pub tier: usize,
+    /// Which kernels showed it.
+    pub seen: [bool; 2],
+    /// Its replays on the other kernel. None tried: that kernel cannot run its program.
+    pub elsewhere: Option<(u32, u32)>,
     pub sighting: Sighting,
     pub program: Program,
     pub count: u32,
@@ -97,6 +130,30 @@ impl Suspect {
             (None, _) => FindingState::Confirmed,
         }
     }
+}
+
+/// A replay that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Errand {
+    signature: String,
+    /// On the kernel that did not show it, to see whether it does.
+    elsewhere: bool,
+}
+
+/// What the dispatcher knows of a kernel.
+#[derive(Debug)]
+struct Tier {
+    kernel: String,
+    profile: Option<Profile>,
+    canaries: Canaries,
+    /// Replays that wait for a VM of this kernel.
+    errands: VecDeque<Errand>,
+    /// When the last replay ended and how long it took: a lone VM fuzzes half the time.
+    replayed: Option<(Instant, Duration)>,
+    /// Programs of the engine that were run.
+    programs: u64,
+    /// Distinct mapping states reached, of the checking kernel.
+    states: BTreeSet<u64>,
 }
 
 /// Counters of this call (a resumed run starts them anew, its journal has the rest).
@@ -123,11 +180,9 @@ pub struct Campaign<'a> {
     progress: Progress<'a>,
     signals: &'a Signals,
     engine: Option<Engine>,
-    profile: Option<Profile>,
-    canaries: Canaries,
+    tiers: Vec<Tier>,
+    checks: Checks,
     suspects: BTreeMap<String, Suspect>,
-    /// Signatures waiting to be replayed.
-    waiting: VecDeque<String>,
     slots: Vec<Slot>,
     retries: BTreeMap<String, u32>,
     totals: Totals,
@@ -137,9 +192,7 @@ pub struct Campaign<'a> {
     book: Option<Book>,
     /// When coverage was last kept.
     booked: Instant,
-    infrastructure: Option<String>,
-    /// When the last replay ended and how long it took: with one VM, fuzzing gets half the time.
-    replayed: Option<(Instant, Duration)>,
+    unbooted: Option<Unbooted>,
 }
 
 impl std::fmt::Debug for Campaign<'_> {
@@ -151,6 +204,7 @@ impl std::fmt::Debug for Campaign<'_> {
 /// What the dispatcher knows of a VM thread.
 #[derive(Clone, Debug, Default)]
 struct Slot {
+    tier: usize,
     up: bool,
     stopped: bool,
     /// Jobs ordered and not yet back.
@@ -168,23 +222,30 @@ impl<'a> Campaign<'a> {
         progress: Progress<'a>,
         signals: &'a Signals,
     ) -> anyhow::Result<Self> {
-        let pool = Pool::start(&plan.pool, plan.slots)?;
-        let waiting = suspects
-            .iter()
-            .filter(|s| s.confirm == Confirm::Waiting)
-            .map(|s| s.sighting.signature.clone())
-            .collect();
-        Ok(Campaign {
+        let pools: Vec<_> = plan.tiers.iter().map(|t| (&t.pool, t.slots)).collect();
+        let pool = Pool::start_tiers(&pools)?;
+        let slots = plan.tiers.iter().enumerate().flat_map(|(tier, plan)| {
+            std::iter::repeat_n(Slot { tier, ..Slot::default() }, plan.slots)
+        });
+        let tiers = plan.tiers.iter().map(|tier| Tier {
+            kernel: tier.kernel.clone(),
+            profile: None,
             canaries: Canaries::new(plan.canary_every),
-            slots: vec![Slot::default(); plan.slots],
-            suspects: suspects.into_iter().map(|s| (s.sighting.signature.clone(), s)).collect(),
-            waiting,
+            errands: VecDeque::new(),
+            replayed: None,
+            programs: 0,
+            states: BTreeSet::new(),
+        });
+        let mut campaign = Campaign {
+            slots: slots.collect(),
+            tiers: tiers.collect(),
+            checks: Checks::resume(&keeper.checks()?),
+            suspects: BTreeMap::new(),
             pool,
             keeper,
             progress,
             signals,
             engine: None,
-            profile: None,
             retries: BTreeMap::new(),
             totals: Totals::default(),
             start: Instant::now(),
@@ -192,19 +253,26 @@ impl<'a> Campaign<'a> {
             checkpointed: Instant::now(),
             book: plan.book.take(),
             booked: Instant::now(),
-            infrastructure: None,
-            replayed: None,
+            unbooted: None,
             plan,
-        })
+        };
+        for suspect in suspects {
+            campaign.send_on_errands(&suspect);
+            campaign.suspects.insert(suspect.sighting.signature.clone(), suspect);
+        }
+        Ok(campaign)
     }
 
     /// Runs to the end.
     pub fn run(mut self) -> anyhow::Result<Outcome> {
-        let budget = self.plan.pool.vm.boot_timeout.as_secs();
+        let budget = self.plan.tiers[FAST].pool.vm.boot_timeout.as_secs();
         self.progress.event(&format!(
             "booting {} VM(s); first program within {budget} s, or the run gives up",
-            self.plan.slots
+            self.slots.len()
         ));
+        if let Some(tier) = self.plan.tiers.get(CHECKING) {
+            self.progress.event(&format!("{} of them check(s) with {}", tier.slots, tier.kernel));
+        }
         let ended = self.dispatch();
         self.progress.close();
         self.pool.stop(stop::NOW);
@@ -259,24 +327,25 @@ impl<'a> Campaign<'a> {
                 self.totals.ready_ms.push(ready_ms);
                 self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
                 self.slots[slot].up = true;
-                self.progress.event(&format!("vm{slot}: up after {ready_ms} ms, pid {pid}"));
-                self.progress.vm(slot, "running");
+                let which = self.tier_name(slot);
+                self.progress.event(&format!("vm{slot}{which}: up after {ready_ms} ms, pid {pid}"));
+                self.progress.vm(slot, &format!("running{which}"));
                 self.keeper.vm(slot, "booted", &format!("{ready_ms} ms"))?;
-                self.booted(*profile)
+                self.booted(self.slots[slot].tier, *profile)
             }
             Event::BootFailed { slot, why, failures, pause } => {
                 self.boot_failed(slot, &why, failures, pause)
             }
             Event::Done(done) => self.done(*done),
-            Event::Console { job, sighting } => match job.canary {
+            Event::Console { slot, job, sighting } => match job.canary {
                 Some(_) => Ok(()),
-                None => self.suspect(*sighting, job.program),
+                None => self.suspect(self.slots[slot].tier, *sighting, job.program),
             },
             Event::Died { slot, job, cause } => self.died(slot, job, cause),
             Event::Lost { slot, jobs } => {
                 for job in jobs {
                     self.freed(slot);
-                    self.give_back(job);
+                    self.give_back(slot, job);
                 }
                 Ok(())
             }
@@ -293,12 +362,28 @@ impl<'a> Campaign<'a> {
         slot.load = slot.load.saturating_sub(1);
     }
 
-    fn booted(&mut self, profile: Profile) -> anyhow::Result<()> {
-        if self.engine.is_some() {
+    /// " (KERNEL)" where there is more than one.
+    fn tier_name(&self, slot: usize) -> String {
+        match self.tiers.len() {
+            0 | 1 => String::new(),
+            _ => format!(" ({})", self.tiers[self.slots[slot].tier].kernel),
+        }
+    }
+
+    fn booted(&mut self, tier: usize, profile: Profile) -> anyhow::Result<()> {
+        if self.tiers[tier].profile.is_some() {
             return Ok(());
         }
-        self.keeper.profile(&profile)?;
-        let breed: Arc<dyn Breed> = Arc::new(Generators { profile: profile.clone() });
+        self.keeper.profile(tier, &profile)?;
+        self.tiers[tier].profile = Some(profile.clone());
+        match tier {
+            FAST => self.set_up_engine(profile),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_up_engine(&mut self, profile: Profile) -> anyhow::Result<()> {
+        let breed: Arc<dyn Breed> = Arc::new(Generators { profile });
         let seeds = std::mem::take(&mut self.plan.seeds);
         let (guide, blocks) = (self.plan.guide, self.book.as_ref().map_or(0, Book::cells));
         let engine = match self.plan.checkpoint.take() {
@@ -316,7 +401,10 @@ impl<'a> Campaign<'a> {
                 engine
             }
         };
-        self.profile = Some(profile);
+        // A resumed run may have had no checking kernel before. What was put down stays as it is.
+        for program in engine.corpus()? {
+            self.want_check(&program, false)?;
+        }
         self.engine = Some(engine);
         Ok(())
     }
@@ -330,19 +418,24 @@ impl<'a> Campaign<'a> {
     ) -> anyhow::Result<()> {
         self.slots[slot].up = false;
         let secs = pause.as_secs();
-        self.progress.event(&format!("vm{slot}: boot failed, again in {secs} s: {why}"));
+        let which = self.tier_name(slot);
+        self.progress.event(&format!("vm{slot}{which}: boot failed, again in {secs} s: {why}"));
         self.progress.vm(slot, "boot failed");
         self.keeper.vm(slot, "boot-failed", why)?;
-        if self.engine.is_none() && failures >= BOOTS_AT_START {
-            self.infrastructure = Some(why.to_owned());
+        let tier = &self.tiers[self.slots[slot].tier];
+        if tier.profile.is_none() && failures >= BOOTS_AT_START {
+            // Without the kernel that checks, the campaign is not the one that was asked for.
+            self.unbooted = Some(Unbooted { kernel: tier.kernel.clone(), slot, why: why.into() });
             self.phase = Phase::Over;
         }
         Ok(())
     }
 
-    fn give_back(&mut self, job: Job) {
+    fn give_back(&mut self, slot: usize, job: Job) {
+        let canaries = &mut self.tiers[self.slots[slot].tier].canaries;
         match (job.canary, &mut self.engine) {
-            (Some(canary), _) => self.canaries.give_back(canary),
+            (Some(canary), _) => canaries.give_back(canary),
+            (None, _) if job.check => self.checks.give_back(job.ticket),
             (None, Some(engine)) => engine.give_back(job.ticket),
             (None, None) => {}
         }
@@ -353,43 +446,63 @@ impl<'a> Campaign<'a> {
         self.freed(slot);
         self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
         self.totals.first.get_or_insert_with(|| self.start.elapsed());
+        let tier = self.slots[slot].tier;
         if let Some(canary) = job.canary {
-            let ended = self.canaries.done(canary, &judged);
-            return self.canary(canary, ended);
+            let ended = self.tiers[tier].canaries.done(canary, &judged);
+            return self.canary(tier, canary, ended);
         }
-        self.totals.programs += 1;
         self.totals.ops += u64::from(judged.ops);
         self.totals.guest_nanos += judged.guest_nanos;
         self.totals.judge_nanos += judged.judge_nanos;
         self.totals.judged += u64::from(judged.judge_nanos > 0);
+        if tier == CHECKING {
+            self.tiers[tier].states.extend(&judged.states);
+        }
         let unseen = judged
             .sightings
             .iter()
             .any(|s| s.known.is_none() && !self.suspects.contains_key(&s.signature));
+        if let Some(why) = &judged.inconclusive {
+            self.totals.inconclusive += 1;
+            self.keeper.inconclusive(&job.program, why)?;
+        }
+        // The VM thread replaces a VM that showed something new.
+        self.slots[slot].up &= !unseen;
+        if job.check {
+            return self.checked(job, judged);
+        }
+        self.count_program(tier);
         let ending = match (&judged.inconclusive, judged.has_news()) {
             (_, true) => Ending::Fault { fresh: unseen },
             (Some(_), false) => Ending::Void,
             (None, false) => Ending::Pass,
         };
-        if let Some(why) = &judged.inconclusive {
-            self.totals.inconclusive += 1;
-            self.keeper.inconclusive(&job.program, why)?;
-        }
         let blocks = self.book.as_mut().map(|book| book.program(&cells)).unwrap_or_default();
         if let Some(engine) = &mut self.engine
             && let Told::Kept(program) = engine.tell(job.ticket, &judged.states, &blocks, ending)?
         {
+            if tier == FAST {
+                self.want_check(&program, false)?;
+            }
             self.keeper.program(&program)?;
         }
-        // The VM thread replaces a VM that showed something new.
-        self.slots[slot].up &= !unseen;
         for sighting in judged.sightings {
-            self.suspect(sighting, job.program.clone())?;
+            self.suspect(tier, sighting, job.program.clone())?;
         }
         Ok(())
     }
 
-    fn canary(&mut self, canary: case::link::Canary, ended: Ended) -> anyhow::Result<()> {
+    fn count_program(&mut self, tier: usize) {
+        self.totals.programs += 1;
+        self.tiers[tier].programs += 1;
+    }
+
+    fn canary(
+        &mut self,
+        tier: usize,
+        canary: case::link::Canary,
+        ended: Ended,
+    ) -> anyhow::Result<()> {
         let word = match ended {
             Ended::Found => "found",
             Ended::Missed => "missed",
@@ -397,20 +510,22 @@ impl<'a> Campaign<'a> {
         };
         self.keeper.canary(canary.name(), word)?;
         if ended == Ended::Missed {
-            self.progress.event(&format!("canary {} was NOT found", canary.name()));
+            let kernel = &self.tiers[tier].kernel;
+            self.progress.event(&format!("canary {} was NOT found on {kernel}", canary.name()));
         }
         Ok(())
     }
 
     fn died(&mut self, slot: usize, job: Option<Job>, cause: Cause) -> anyhow::Result<()> {
         self.slots[slot].up = false;
+        let tier = self.slots[slot].tier;
         let what = match &cause {
             Cause::Guest(sighting) => sighting.title.clone(),
             Cause::Host(why) => why.clone(),
         };
         let planted = job.as_ref().and_then(|j| j.canary);
         if planted.is_none() {
-            self.progress.event(&format!("vm{slot}: died: {what}"));
+            self.progress.event(&format!("vm{slot}{}: died: {what}", self.tier_name(slot)));
             self.keeper.vm(slot, "died", &what)?;
         }
         let Some(job) = job else {
@@ -420,172 +535,37 @@ impl<'a> Campaign<'a> {
         };
         self.freed(slot);
         if let Some(canary) = planted {
-            let ended = self.canaries.died(canary, &cause);
-            return self.canary(canary, ended);
+            let ended = self.tiers[tier].canaries.died(canary, &cause);
+            return self.canary(tier, canary, ended);
         }
-        match cause {
-            Cause::Guest(sighting) => {
-                self.totals.programs += 1;
-                let fresh = !self.suspects.contains_key(&sighting.signature);
-                if let Some(engine) = &mut self.engine {
-                    engine.tell(job.ticket, &BTreeSet::new(), &[], Ending::Fault { fresh })?;
-                }
-                self.suspect(*sighting, job.program)
-            }
+        let sighting = match cause {
+            Cause::Guest(sighting) => Some(*sighting),
             Cause::Host(why) => {
                 let tries = self.retries.entry(case::wire::program_id(&job.program)).or_default();
                 *tries += 1;
                 if *tries <= RETRIES {
-                    self.give_back(job);
+                    self.give_back(slot, job);
                     return Ok(());
                 }
-                self.totals.programs += 1;
                 self.totals.inconclusive += 1;
                 self.keeper.inconclusive(&job.program, &why)?;
-                if let Some(engine) = &mut self.engine {
-                    engine.tell(job.ticket, &BTreeSet::new(), &[], Ending::Void)?;
-                }
-                Ok(())
+                None
+            }
+        };
+        if !job.check {
+            self.count_program(tier);
+            let ending = match &sighting {
+                Some(s) => Ending::Fault { fresh: !self.suspects.contains_key(&s.signature) },
+                None => Ending::Void,
+            };
+            if let Some(engine) = &mut self.engine {
+                engine.tell(job.ticket, &BTreeSet::new(), &[], ending)?;
             }
         }
-    }
-
-    /// Counts a sighting; the first of its signature is saved and, unless known, put to triage.
-    fn suspect(&mut self, mut sighting: Sighting, program: Program) -> anyhow::Result<()> {
-        if sighting.known.is_none()
-            && let Some(profile) = &self.profile
-        {
-            let known = &self.plan.pool.known;
-            sighting.known = triage::known_console(&sighting, profile, known);
+        let end = if sighting.is_some() { End::Finding } else { End::Void };
+        if let Some(sighting) = sighting {
+            self.suspect(tier, sighting, job.program)?;
         }
-        if let Some(suspect) = self.suspects.get_mut(&sighting.signature) {
-            suspect.count += 1;
-            return Ok(());
-        }
-        let news = sighting.known.is_none();
-        let kind = if news { "new" } else { "known" };
-        self.progress.event(&format!("{kind}: {}", sighting.title));
-        let signature = sighting.signature.clone();
-        let mut suspect = Suspect {
-            id: String::new(),
-            sighting,
-            program,
-            count: 1,
-            reproduced: (0, 0),
-            confirm: if news { Confirm::Waiting } else { Confirm::Over },
-        };
-        suspect.id = self.keeper.finding(&suspect, &self.plan.kernel, self.plan.seed)?;
-        if news {
-            self.waiting.push_back(signature.clone());
-        }
-        self.suspects.insert(signature, suspect);
-        Ok(())
-    }
-
-    fn replayed(&mut self, replayed: Replayed) -> anyhow::Result<()> {
-        let slot = &mut self.slots[replayed.slot];
-        slot.load = 0;
-        let took = slot.replaying.take().map_or(Duration::ZERO, |since| since.elapsed());
-        self.replayed = Some((Instant::now(), took));
-        self.progress.vm(replayed.slot, "running");
-        let Some(signature) = replayed.replay.signature.clone() else { return Ok(()) };
-        let Some(suspect) = self.suspects.get_mut(&signature) else { return Ok(()) };
-        suspect.reproduced = (replayed.shown, replayed.tried);
-        suspect.confirm = Confirm::Over;
-        if let Some(evidence) = replayed.evidence {
-            // The replay ran alone in a fresh VM: its evidence is the cleaner one.
-            suspect.sighting = Sighting { signature: signature.clone(), ..evidence };
-        }
-        let suspect = suspect.clone();
-        self.keeper.finding(&suspect, &self.plan.kernel, self.plan.seed)?;
-        let word = if replayed.shown > 0 { "confirmed" } else { "unconfirmed" };
-        let void = replayed.void.map(|why| format!(" ({why})")).unwrap_or_default();
-        self.progress.event(&format!(
-            "{word}: {signature}, {} of {}{void}; hgm repro {}",
-            replayed.shown, replayed.tried, suspect.id
-        ));
-        Ok(())
-    }
-
-    fn checkpoint(&mut self) -> anyhow::Result<()> {
-        self.checkpointed = Instant::now();
-        if let Some(engine) = &self.engine {
-            let bytes = engine.checkpoint()?;
-            self.keeper.checkpoint(self.totals.programs, &bytes)?;
-        }
-        let figures = self.figures();
-        self.keeper.figures(&figures)?;
-        for suspect in self.suspects.values() {
-            self.keeper.recount(suspect)?;
-        }
-        if self.booked.elapsed() >= BOOKED {
-            self.keep_coverage()?;
-        }
-        Ok(())
-    }
-
-    fn keep_coverage(&mut self) -> anyhow::Result<()> {
-        self.booked = Instant::now();
-        match &self.book {
-            Some(book) => Ok(self.keeper.coverage(&book.report())?),
-            None => Ok(()),
-        }
-    }
-
-    fn figures(&self) -> Figures {
-        let known = self.suspects.values().filter(|s| s.sighting.known.is_some()).count();
-        Figures {
-            elapsed: self.start.elapsed(),
-            total: self.plan.duration,
-            programs: self.totals.programs,
-            ops: self.totals.ops,
-            states: self.engine.as_ref().map_or(0, Engine::states),
-            corpus: self.engine.as_ref().map_or(0, Engine::corpus_len),
-            findings: self.suspects.len() - known,
-            known,
-            inconclusive: self.totals.inconclusive,
-            blocks: self.book.as_ref().map(Book::blocks),
-            canaries: (self.canaries.found, self.canaries.planted),
-        }
-    }
-
-    fn outcome(&self) -> Outcome {
-        let seconds = self.start.elapsed().as_secs_f64();
-        let totals = &self.totals;
-        let mut ready = totals.ready_ms.clone();
-        ready.sort_unstable();
-        let findings = self.suspects.iter().map(|(signature, s)| {
-            let figures =
-                FindingFigures { count: s.count, state: s.state(), reproduced: s.reproduced };
-            (signature.clone(), figures)
-        });
-        let slots = self.plan.slots.max(1) as f64;
-        let summary = Summary {
-            run: self.keeper.path().display().to_string(),
-            kernel: self.plan.kernel.clone(),
-            profile: self.profile.as_ref().map_or("", |p| p.family().name()).to_owned(),
-            seconds,
-            programs: totals.programs,
-            ops: totals.ops,
-            programs_per_s: totals.programs as f64 / seconds.max(0.001),
-            states: self.engine.as_ref().map_or(0, Engine::states),
-            coverage: self.book.as_ref().map(Book::figures),
-            findings: findings.collect(),
-            inconclusive: totals.inconclusive,
-            canaries: CanaryFigures { planted: self.canaries.planted, found: self.canaries.found },
-            seconds_to_first_program: totals.first.map(|t| t.as_secs_f64()),
-            exec_share: totals.guest_nanos as f64 / 1e9 / (seconds.max(0.001) * slots),
-            judge_us_per_program: totals.judge_nanos as f64 / 1e3 / totals.judged.max(1) as f64,
-            vms: totals.vms,
-            vms_cloned: totals.clones,
-            vm_ready_ms: ready.get(ready.len() / 2).copied().unwrap_or(0),
-            vm_rss_kib: totals.rss_kib,
-        };
-        Outcome {
-            summary,
-            missed: self.canaries.missed.iter().map(|c| c.name()).collect(),
-            signal: self.signals.code(),
-            infrastructure: self.infrastructure.clone(),
-        }
+        if job.check { self.end_check(job.ticket, end) } else { Ok(()) }
     }
 }

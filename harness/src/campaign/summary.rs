@@ -22,6 +22,60 @@ pub struct CanaryFigures {
     pub found: u32,
 }
 
+/// What the checking kernel of a two-tier campaign said. Findings are those not listed as known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyFigures {
+    pub kernel: String,
+    /// Family of rules that judged there; empty if no VM of it came up.
+    pub profile: String,
+    /// Interesting programs of the fast kernel that it ran whole, over all parts of the run.
+    pub verified: u64,
+    /// Programs and findings that wait in the journal; `--resume` goes on with them.
+    pub waiting: u64,
+    /// Programs with an op this kernel does not offer.
+    pub skipped: u64,
+    /// Programs whose run there said nothing.
+    pub inconclusive: u64,
+    /// Programs it ran first, while nothing waited.
+    pub own_programs: u64,
+    /// Distinct mapping states reached on it.
+    pub states: usize,
+    /// Of the canaries of the whole campaign, those planted there.
+    pub canaries: CanaryFigures,
+    /// Signatures both kernels showed.
+    pub confirmed: Vec<String>,
+    /// Signatures the fast kernel showed and the checking one, asked, did not.
+    pub only_fast: Vec<String>,
+    /// Signatures the checking kernel showed and the fast one, asked, did not.
+    pub only_checking: Vec<String>,
+}
+
+impl VerifyFigures {
+    fn text(&self) -> String {
+        let mut out = format!(
+            "checked with {}: {} verified, {} waiting, {} skipped, {} inconclusive; \
+             {} programs of its own, {} mapping states\n",
+            self.kernel,
+            self.verified,
+            self.waiting,
+            self.skipped,
+            self.inconclusive,
+            self.own_programs,
+            self.states,
+        );
+        let disagree = self.only_fast.len() + self.only_checking.len();
+        let both = self.confirmed.len();
+        let _ = writeln!(out, "findings of both kernels: {both}; disagreements: {disagree}");
+        for signature in &self.only_fast {
+            let _ = writeln!(out, "  not on {}: {signature}", self.kernel);
+        }
+        for signature in &self.only_checking {
+            let _ = writeln!(out, "  only on {}: {signature}", self.kernel);
+        }
+        out
+    }
+}
+
 /// See the module's head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -42,6 +96,9 @@ pub struct Summary {
     pub findings: BTreeMap<String, FindingFigures>,
     pub inconclusive: u64,
     pub canaries: CanaryFigures,
+    /// The second tier; `None` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyFigures>,
     /// From start to the first result; `None` if there was none.
     pub seconds_to_first_program: Option<f64>,
     /// Share of the wall time of all VMs in which guests ran programs.
@@ -91,6 +148,7 @@ impl Summary {
                 c.blocks, c.functions_reached, c.functions_known,
             );
         }
+        out.extend(self.verify.iter().map(VerifyFigures::text));
         for (signature, f) in &self.findings {
             let state = match f.state {
                 FindingState::Confirmed => "confirmed",

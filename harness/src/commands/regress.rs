@@ -174,7 +174,7 @@ impl Bench {
                 continue;
             }
             let program = self.entries[at].program.clone();
-            let job = Job { ticket: at as u64, program, fresh: true, canary: None };
+            let job = Job { ticket: at as u64, program, fresh: true, check: false, canary: None };
             self.load[slot] += 1;
             self.pool.order(slot, Order::Run(job));
             return;
@@ -206,7 +206,7 @@ impl Bench {
                 self.load[done.slot] = 0;
                 self.judged(done.job.ticket as usize, &done.judged);
             }
-            Event::Console { job, sighting } => {
+            Event::Console { job, sighting, .. } => {
                 self.compare(job.ticket as usize, &[sighting.signature]);
             }
             Event::Died { slot, job, cause } => {

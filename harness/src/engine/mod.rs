@@ -207,6 +207,11 @@ impl Engine {
         self.plan.seen.len()
     }
 
+    /// Counts states reached by a program that was not asked for here.
+    pub fn saw(&mut self, states: &BTreeSet<u64>) {
+        self.plan.seen.extend(states);
+    }
+
     /// Every program of the corpus, oldest first.
     pub fn corpus(&self) -> anyhow::Result<Vec<Program>> {
         let corpus = self.state.corpus();
@@ -301,7 +306,8 @@ impl Engine {
         best.map(|(_, id)| CorpusId(id))
     }
 
-    /// Takes the result of an asked program: its mapping states and the blocks it executed. An id that is not outstanding is `Dull`.
+    /// Takes the result of an asked program: its mapping states and the blocks it executed. An id
+    /// that is not outstanding is `Dull`.
     pub fn tell(
         &mut self,
         id: u64,

@@ -35,7 +35,8 @@ impl Worker {
         let mut idle = BTreeSet::new();
         for run in 0..RUNS {
             let fresh = run % 2 == 1;
-            let job = Job { ticket: 0, program: program.clone(), fresh, canary: None };
+            let job =
+                Job { ticket: 0, program: program.clone(), fresh, check: false, canary: None };
             let request = request(&self.spec, live.next_id, &job);
             live.next_id += 1;
             if live.vm.send(&ToGuest::Run(request)).is_err() || !finish(live) {

@@ -28,6 +28,11 @@ impl Cradle {
         Cradle { store: Some(store), ..Cradle::default() }
     }
 
+    #[cfg(test)]
+    pub fn store(&self) -> Option<&Snapshots> {
+        self.store.as_ref()
+    }
+
     /// A VM, and whether it is a clone. The first call may take a boot and the others wait for it;
     /// `say` gets a line for the user about what is made and what failed.
     pub fn start(&self, spec: &VmSpec, say: &mut dyn FnMut(&str)) -> Result<(Vm, bool), BootError> {

@@ -91,6 +91,8 @@ impl PoolSpec {
 pub struct Job {
     /// The dispatcher's number.
     pub ticket: u64,
+    /// Another kernel has run it before: the number is one of the checks, not of the engine.
+    pub check: bool,
     pub program: Program,
     pub fresh: bool,
     pub canary: Option<Canary>,
@@ -140,6 +142,10 @@ pub struct Replayed {
     pub evidence: Option<Sighting>,
     /// Other signatures that showed instead.
     pub others: BTreeSet<String>,
+    /// The first sighting of each of them.
+    pub instead: Vec<Sighting>,
+    /// The kernel does not offer what some op needs.
+    pub lacking: bool,
     /// Last reason for a replay that said nothing.
     pub void: Option<String>,
 }
@@ -169,6 +175,7 @@ pub enum Event {
     Done(Box<Done>),
     /// A kernel report that came while, or just after, this program ran.
     Console {
+        slot: usize,
         job: Job,
         sighting: Box<Sighting>,
     },
@@ -201,10 +208,16 @@ pub struct Pool {
 impl Pool {
     /// Starts `slots` threads; each starts its VM at once.
     pub fn start(spec: &PoolSpec, slots: usize) -> std::io::Result<Pool> {
+        Pool::start_tiers(&[(spec, slots)])
+    }
+
+    /// Starts the slots of each specification, numbered through.
+    pub fn start_tiers(tiers: &[(&PoolSpec, usize)]) -> std::io::Result<Pool> {
         let (event_tx, events) = std::sync::mpsc::sync_channel(EVENTS_AHEAD);
         let stop = Arc::new(AtomicU8::new(stop::RUN));
         let mut pool = Pool { events, orders: Vec::new(), threads: Vec::new(), stop: stop.clone() };
-        for slot in 0..slots {
+        let slots = tiers.iter().flat_map(|(spec, slots)| std::iter::repeat_n(*spec, *slots));
+        for (slot, spec) in slots.enumerate() {
             let (tx, rx) = std::sync::mpsc::channel();
             let worker = Worker::new(slot, spec, rx, event_tx.clone(), stop.clone());
             let thread = std::thread::Builder::new()

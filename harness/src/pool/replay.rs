@@ -24,6 +24,8 @@ impl Worker {
             tried: 0,
             evidence: None,
             others: BTreeSet::new(),
+            instead: Vec::new(),
+            lacking: false,
             void: None,
             replay,
         };
@@ -52,13 +54,19 @@ impl Worker {
         self.tell(Event::Replayed(Box::new(result)))
     }
 
-    fn replay_once(&mut self, program: &Program, patience: u32) -> Result<Vec<Sighting>, String> {
+    /// What showed, and whether some op was not issued for lack of a kernel's feature.
+    fn replay_once(
+        &mut self,
+        program: &Program,
+        patience: u32,
+    ) -> Result<(Vec<Sighting>, bool), String> {
         let silence = self.spec.silence() * patience;
         let Some(live) = &mut self.live else { return Err("no VM".into()) };
         let id = live.next_id;
         live.next_id += 1;
         live.ran += 1;
-        let job = Job { ticket: 0, program: program.clone(), fresh: true, canary: None };
+        let job =
+            Job { ticket: 0, program: program.clone(), fresh: true, check: false, canary: None };
         let mut request = request(&self.spec, id, &job);
         request.op_timeout_ms *= patience;
         let mut heard = Instant::now();
@@ -77,7 +85,7 @@ impl Worker {
                     all.extend(live.read_console(&job).into_iter().map(|(_, s)| s));
                     return match judged.inconclusive {
                         Some(why) if all.is_empty() => Err(why),
-                        _ => Ok(all),
+                        _ => Ok((all, judged.lacking)),
                     };
                 }
                 Some(_) => heard = Instant::now(),
@@ -96,9 +104,12 @@ impl Worker {
 }
 
 impl Replayed {
-    fn count(&mut self, seen: Result<Vec<Sighting>, String>) {
+    fn count(&mut self, seen: Result<(Vec<Sighting>, bool), String>) {
         let seen = match seen {
-            Ok(seen) => seen,
+            Ok((seen, lacking)) => {
+                self.lacking |= lacking;
+                seen
+            }
             Err(why) => {
                 self.void = Some(why);
                 return;
@@ -113,8 +124,12 @@ impl Replayed {
             self.shown += 1;
             self.evidence.get_or_insert_with(|| hit.clone());
         }
-        let others = seen.iter().filter(|s| !wanted(s)).map(|s| s.signature.clone());
-        self.others.extend(others.collect::<Vec<_>>());
+        let others: Vec<Sighting> = seen.iter().filter(|s| !wanted(s)).cloned().collect();
+        for other in others {
+            if self.others.insert(other.signature.clone()) {
+                self.instead.push(other);
+            }
+        }
     }
 
     /// Whether the VM may be spoilt for the next replay. A leak is not: each run is measured
@@ -126,9 +141,9 @@ impl Replayed {
 }
 
 impl Live {
-    fn replay_death(&mut self, death: &Death) -> Result<Vec<Sighting>, String> {
+    fn replay_death(&mut self, death: &Death) -> Result<(Vec<Sighting>, bool), String> {
         match self.autopsy(death).0 {
-            Cause::Guest(sighting) => Ok(vec![*sighting]),
+            Cause::Guest(sighting) => Ok((vec![*sighting], false)),
             Cause::Host(why) => Err(why),
         }
     }

@@ -73,7 +73,13 @@ fn booted(pool: &Pool) -> u32 {
 }
 
 fn job(ticket: u64, text: &str) -> Job {
-    Job { ticket, program: case::text::parse(text).unwrap(), fresh: false, canary: None }
+    Job {
+        ticket,
+        program: case::text::parse(text).unwrap(),
+        fresh: false,
+        check: false,
+        canary: None,
+    }
 }
 
 fn died(pool: &Pool) -> (Option<Job>, Cause) {
@@ -96,7 +102,7 @@ fn deaths_are_told_apart_and_no_program_is_lost() {
 
     // It died between programs: the last one is the suspect.
     pool.order(0, Order::Sabotage(Sabotage::Panic));
-    let Event::Console { job: last, sighting } = next(&pool) else { panic!("no report") };
+    let Event::Console { job: last, sighting, .. } = next(&pool) else { panic!("no report") };
     assert_eq!((last.ticket, sighting.source), (1, Source::Console));
     let (guilty, cause) = died(&pool);
     let Cause::Guest(sighting) = cause else { panic!("a panic is the kernel's: {cause:?}") };
@@ -191,5 +197,47 @@ fn twenty_clones_in_a_row_each_pass_a_seed() {
     }
     assert_eq!(ran, 20);
     assert!(clones >= 20, "{clones} clones");
+    pool.close(Duration::from_secs(10));
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_cloned_costs_a_boot_and_no_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = spec(dir.path());
+    let home = spec.cradle.clone();
+    let label = "damaged".to_owned();
+    let (good, bad) = (home.store().unwrap(), Snapshots { dir: dir.path().join("s"), label });
+    good.find_or_make(&spec.vm, &mut |line| println!("{line}")).unwrap();
+    let (from, to) = (good.path(&spec.vm), bad.path(&spec.vm));
+    std::fs::create_dir(&bad.dir).unwrap();
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "--sparse=always"])
+        .args([&from, &to])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    // Half the state of its devices, with a hash that fits: only QEMU can tell.
+    let state = std::fs::read(to.join("state.bin")).unwrap();
+    let half = &state[..state.len() / 2];
+    std::fs::write(to.join("state.bin"), half).unwrap();
+    let sums = std::fs::read_to_string(to.join("sums")).unwrap();
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    std::fs::write(to.join("sums"), sums.replace(&hash(&state), &hash(half))).unwrap();
+
+    assert!(bad.find(&spec.vm).is_some(), "nothing but a clone shows the damage");
+    spec.cradle = Arc::new(Cradle::warm(bad));
+    let pool = Pool::start(&spec, 1).unwrap();
+    let mut said = String::new();
+    let cloned = loop {
+        match pool.events.recv_timeout(PATIENCE).unwrap() {
+            Event::Note(line) => said += &line,
+            Event::Booted { cloned, .. } => break cloned,
+            other => panic!("unexpected {other:?}"),
+        }
+    };
+    assert!(!cloned && said.contains("cloning failed, a VM is booted instead"), "{said}");
+    pool.order(0, Order::Run(job(1, PASSES)));
+    let Event::Done(done) = next(&pool) else { panic!("no result") };
+    assert!(done.judged.sightings.is_empty() && done.judged.inconclusive.is_none());
     pool.close(Duration::from_secs(10));
 }

@@ -293,7 +293,7 @@ impl Worker {
         let slot = self.slot;
         self.tell(Event::Done(Box::new(Done { slot, job, judged, cells, rss_kib })))?;
         for (job, sighting) in reports {
-            self.tell(Event::Console { job, sighting: Box::new(sighting) })?;
+            self.tell(Event::Console { slot, job, sighting: Box::new(sighting) })?;
         }
         if tainted { self.drop_vm() } else { Ok(()) }
     }
@@ -319,7 +319,7 @@ impl Worker {
         jobs.extend(self.unstarted());
         let slot = self.slot;
         for (job, sighting) in live.last_reports() {
-            self.tell(Event::Console { job, sighting: Box::new(sighting) })?;
+            self.tell(Event::Console { slot, job, sighting: Box::new(sighting) })?;
         }
         live.vm.kill();
         if jobs.is_empty() { Ok(()) } else { self.tell(Event::Lost { slot, jobs }) }
@@ -343,7 +343,7 @@ impl Worker {
         tracing::info!(vm = slot, reports, ?cause, "guest died");
         if let (None, triage::Cause::Guest(sighting), Some(job)) = (&job, &cause, last) {
             // It died between programs: of what the last one left behind, as far as anyone knows.
-            self.tell(Event::Console { job, sighting: sighting.clone() })?;
+            self.tell(Event::Console { slot, job, sighting: sighting.clone() })?;
         }
         self.tell(Event::Died { slot, job, cause })?;
         if jobs.is_empty() { Ok(()) } else { self.tell(Event::Lost { slot, jobs }) }
