@@ -357,15 +357,18 @@ fn removals_as_seen(w: &World, seen: &[FaultSeen]) -> Vec<ExpectedEvent> {
     for next in &w.expected_events {
         let joins = |last: &ExpectedEvent| {
             let (start, end) = (last.at.addr(), next.at.addr() + next.len);
+            let adjoins = (last.uffd, last.event, last.at.addr() + last.len)
+                == (next.uffd, event::REMOVE, next.at.addr())
+                && next.event == event::REMOVE;
+            if !adjoins || w.span(ProcId(0), start, end).is_none() {
+                return None;
+            }
             let whole = ExpectedEvent { len: end - start, ..*last };
             let wider = |got: &FaultSeen| {
                 let same = ExpectedEvent { len: got.len, ..*last };
                 same_event(&same, got) && got.len >= whole.len
             };
-            let adjoins = (last.uffd, last.event, last.at.addr() + last.len)
-                == (next.uffd, event::REMOVE, next.at.addr())
-                && next.event == event::REMOVE;
-            let one = adjoins && w.span(ProcId(0), start, end).is_some() && seen.iter().any(wider);
+            let one = seen.iter().any(wider);
             one.then_some(whole)
         };
         match wants.last().and_then(joins) {

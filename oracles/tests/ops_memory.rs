@@ -70,6 +70,12 @@ impl Seen {
         self.obs.views.push(View::Vmas { proc: case::ProcId(0), at, len, vmas: vec![vma] });
         self
     }
+    fn remapped(mut self, at: Place, to: Place, len: u64) -> Self {
+        let (uffd, event) = (case::UffdId(0), event::REMAP);
+        let (at, to) = (Spot::In(at), Spot::In(to));
+        self.obs.events.push(FaultSeen { uffd, event, flags: 0, at, to, len, answer: 0 });
+        self
+    }
     fn event(mut self, code: u8, at: Place, len: u64) -> Self {
         let at = Spot::In(at);
         let uffd = case::UffdId(0);

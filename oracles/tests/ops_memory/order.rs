@@ -190,3 +190,23 @@ fn a_policy_does_not_answer_a_userfault() {
     assert_eq!((waited.verdict, waited.blurred.is_some()), (Verdict::Pass, true));
     breaks("G-003", lines(Status::Ok(4096)));
 }
+
+#[test]
+fn events_of_a_move_downwards_come_in_their_own_order() {
+    let end = 8 << 10;
+    let lines = |len: u64| {
+        vec![
+            ok("u0 = uffd features=event_unmap,event_remap handler=copy"),
+            ok("mmap at=r0 len=8K"),
+            ok("mmap at=r1 len=8K"),
+            with("register uffd=u0 at=r0 len=8K modes=missing", Status::Ok(0x13c)),
+            with("register uffd=u0 at=r1 len=8K modes=missing", Status::Ok(0x13c)),
+            ok("mremap at=r0 len=8K new=8K to=r1 flags=maymove,fixed")
+                .event(event::UNMAP, Place::new(1, 0), len)
+                .remapped(Place::new(0, 0), Place::new(1, 0), end)
+                .event(event::UNMAP, Place::new(0, 0), end),
+        ]
+    };
+    passes(lines(end));
+    breaks("U-062", lines(end / 2));
+}
