@@ -103,7 +103,21 @@ fn main() -> Result<()> {
                     }
                 }
             }
-            other => note(&mut seen, &out, format!("{other:?}"), &program, "", &name)?,
+            other => {
+                // What hangs may keep locks and a CPU.
+                spoilt = true;
+                let sort = match &other {
+                    RunOutcome::WorkerHung { line, killed, .. } => {
+                        format!("HANG/line {line} killed {killed}")
+                    }
+                    other => format!("{other:?}"),
+                };
+                let text = match &other {
+                    RunOutcome::WorkerHung { stuck, .. } => String::from_utf8_lossy(stuck).into(),
+                    _ => String::new(),
+                };
+                note(&mut seen, &out, sort, &program, &text, &name)?;
+            }
         }
     }
     let seconds = start.elapsed().as_secs_f64();
