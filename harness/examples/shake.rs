@@ -106,16 +106,7 @@ fn main() -> Result<()> {
             other => {
                 // What hangs may keep locks and a CPU.
                 spoilt = true;
-                let sort = match &other {
-                    RunOutcome::WorkerHung { line, killed, .. } => {
-                        format!("HANG/line {line} killed {killed}")
-                    }
-                    other => format!("{other:?}"),
-                };
-                let text = match &other {
-                    RunOutcome::WorkerHung { stuck, .. } => String::from_utf8_lossy(stuck).into(),
-                    _ => String::new(),
-                };
+                let (sort, text) = ended(&other);
                 note(&mut seen, &out, sort, &program, &text, &name)?;
             }
         }
@@ -143,6 +134,17 @@ fn tally(seen: &mut BTreeMap<String, Seen>, report: &oracles::judge::Report) {
     }
     for (v, id) in &report.known {
         seen.entry(format!("(known {id}) {}", v.signature())).or_default().count += 1;
+    }
+}
+
+/// The sort of a run that was not finished, and what its threads did.
+fn ended(outcome: &RunOutcome) -> (String, String) {
+    match outcome {
+        RunOutcome::WorkerHung { line, stuck, killed } => {
+            let text = String::from_utf8_lossy(stuck).into_owned();
+            (format!("HANG/line {line} killed {killed}"), text)
+        }
+        other => (format!("{other:?}"), String::new()),
     }
 }
 
