@@ -66,7 +66,7 @@ fn poisoned(vma: &Vma) -> Touch {
 
 /// Touches the page at `addr` (any address in it) and says how it ended.
 pub fn touch(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> Out<Touch> {
-    if out_of_bounds(w, cx, proc, addr, access) {
+    if out_of_luck(w, cx, proc, addr, access) {
         // A cached page is mapped before a copy of it is asked for.
         if let Some(vma) = w.vma_at(proc, addr).cloned()
             && let Some(body) = w.cached(&vma, addr)
@@ -149,11 +149,13 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     }
 }
 
-/// Did an allocation find no huge page on the nodes a policy allows? Reservations are counted for
+/// Did an allocation find no huge page on the nodes a policy allows, or none for a reservation that
+/// a move divided (E-01)? Reservations are counted for
 /// the pool, not for its nodes, so even a reserved page may not be had (the comment on cpusets and
 /// MPOL_BIND in hugetlb_acct_memory).
-fn out_of_bounds(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> bool {
-    let Some(vma) = w.vma_at(proc, addr).filter(|v| w.numa_bound && v.is_hugetlb()) else {
+fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> bool {
+    let uncertain = w.numa_bound || w.reserve_divided;
+    let Some(vma) = w.vma_at(proc, addr).filter(|v| uncertain && v.is_hugetlb()) else {
         return false;
     };
     let refused = match cx.op {

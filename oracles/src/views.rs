@@ -415,9 +415,12 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
             Some(Slot::HwPoison) => "hwpoison",
             Some(Slot::Zero) => "zero",
             Some(Slot::Unsure) => "unsure",
-            Some(Slot::Page(b)) if w.bodies[b].file.is_some() => "cached",
-            Some(Slot::Page(b)) if w.bodies[b].unshared => "unshared",
-            Some(Slot::Page(_)) => "own",
+            Some(Slot::Page(b)) => match w.bodies[b].file {
+                Some((key, _)) if w.files[key].head_punched => "cached:head-punched",
+                Some(_) => "cached",
+                None if w.bodies[b].unshared => "unshared",
+                None => "own",
+            },
         };
     let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
     format!("{kind}-{size}-{slot}{wp}")
@@ -540,9 +543,13 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
         let got = obs.flags.contains(letters);
         if got != want {
             let name = String::from_utf8_lossy(letters).into_owned();
-            let gone = want && letters[0] == b'u' && w.unregister_refused;
+            let gone = match want && letters[0] == b'u' {
+                true if w.unregister_refused => ":refused",
+                true if w.moved_beside => ":moved",
+                _ => "",
+            };
             let sort = if want { "missing" } else { "extra" };
-            let class = format!("{name}:{sort}{}", if gone { ":refused" } else { "" });
+            let class = format!("{name}:{sort}{gone}");
             let text = |on: bool| format!("VmFlags {}{name}", if on { "" } else { "without " });
             return Err(cx.broken(O_VMFLAGS, &class, at_text(vma.start, &text(want)), text(got)));
         }

@@ -57,6 +57,9 @@ pub struct File {
     pub mounted: bool,
     /// Processes that hold a descriptor.
     pub open_in: BTreeSet<ProcId>,
+    /// Bytes at its start were punched that are not a whole page: what its mappings show since is a
+    /// class of its own (D-09).
+    pub head_punched: bool,
     /// shmem: a COLLAPSE may have made cached pages huge, so faults may map 2 MiB at once.
     pub maybe_huge: bool,
 }
@@ -232,6 +235,9 @@ pub struct World {
     /// An UNREGISTER was refused at a mapping behind others that it had to leave as they were
     /// (C-34): what shows of them is a class of its own.
     pub unregister_refused: bool,
+    /// A part of a registered mapping moved to where it adjoins the rest: registrations that are
+    /// gone since are a class of their own (D-10).
+    pub moved_beside: bool,
     /// A COLLAPSE was refused over holes of a file that somebody waits for: pages that show there
     /// since are a class of their own.
     pub collapse_refused: bool,
@@ -343,6 +349,7 @@ impl World {
             cut_or_moved: false,
             unregister_refused: false,
             collapse_refused: false,
+            moved_beside: false,
             forked: false,
             blurred: None,
         }
@@ -376,6 +383,7 @@ impl World {
             mounted: false,
             open_in: BTreeSet::new(),
             maybe_huge: false,
+            head_punched: false,
         });
         self.files.len() - 1
     }

@@ -210,3 +210,35 @@ fn events_of_a_move_downwards_come_in_their_own_order() {
     passes(lines(end));
     breaks("U-062", lines(end / 2));
 }
+
+#[test]
+fn pieces_that_may_have_merged_grow_as_one() {
+    let lines = |last: Seen| {
+        vec![
+            ok("mmap at=r0 len=4M"),
+            ok("madvise at=r0 len=1M advice=sequential"),
+            ok("madvise at=r0 len=1M advice=normal"),
+            ok("munmap at=r0+2M len=2M"),
+            last,
+        ]
+    };
+    passes(lines(ok("mremap at=r0 len=2M new=4M")));
+    passes(lines(err("mremap at=r0 len=2M new=4M", 14)));
+    breaks("V-041", lines(err("mremap at=r0 len=2M new=4M", ENOMEM)));
+}
+
+#[test]
+fn a_pinned_huge_page_of_a_file_fills_its_block_after_a_punch() {
+    let lines = |before: &'static str| {
+        vec![
+            ok("mmap at=r0 len=2M share=shared"),
+            ok("write at=r0 len=2M"),
+            ok(before),
+            ok("g0 = pin at=r0 len=4K"),
+            ok("madvise at=r0+2044K len=4K advice=remove"),
+            ok("madvise at=r0 len=2M advice=collapse"),
+        ]
+    };
+    passes(lines("madvise at=r0 len=2M advice=collapse"));
+    breaks("A-003", lines("madvise at=r0 len=2M advice=hugepage"));
+}

@@ -234,7 +234,8 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
         return Chance { works: false, invalid: true, busy: true, again: true };
     }
     if cached.iter().any(|body| pinned(w, *body)) {
-        let works = cached.len() == (BLOCK / PAGE) as usize;
+        // A pinned huge page is not split by a punch, so it may still fill its block.
+        let works = cached.len() == (BLOCK / PAGE) as usize || w.files[key].maybe_huge;
         return Chance { works, invalid: false, busy: false, again: true };
     }
     let holes = cached.len() < (BLOCK / PAGE) as usize;

@@ -9,7 +9,7 @@ use crate::touch::{Access, Touch, touch};
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::Spot;
-use case::{Family, Place, ProcId, Prot};
+use case::{Family, PageSize, Place, ProcId, Prot};
 
 const THP: u64 = 2 << 20;
 /// A page of the range could not be had.
@@ -68,6 +68,10 @@ fn may_be_thp(w: &World, vma: &Vma, at: u64) -> bool {
 fn stop(w: &mut World, cx: &Cx<'_>, met: &Met) -> Out {
     if matches!(met, Met::Blocks) {
         cx.only(F_WAIT, Want::Blocks)?;
+        // When its wait is broken off it may find the page after all and take it.
+        w.hw_pages.1 += 1;
+        w.pool_state_mut(PageSize::Huge2M).witness = true;
+        w.pool_state_mut(PageSize::Huge1G).witness = true;
         w.blur("memory failure waited for a userfault");
         return Ok(());
     }

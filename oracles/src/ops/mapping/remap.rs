@@ -234,7 +234,7 @@ fn grow(w: &mut World, cx: &Cx<'_>, ask: &Ask) -> Out {
     if !other.is_empty() && matches!(cx.obs.status, Status::Err(_)) {
         return cx.pick(V041, &other).map(|_| ());
     }
-    let end = w.vma_at(cx.proc, ask.old).map_or(0, |v| v.end);
+    let end = w.vma_at(cx.proc, ask.old_end() - 1).map_or(0, |v| v.end);
     let room = w.vmas_in(cx.proc, ask.old_end(), ask.old + ask.new_len).is_empty();
     if ask.old_end() == end && room {
         return grow_in_place(w, cx, ask);
@@ -247,7 +247,7 @@ fn grow(w: &mut World, cx: &Cx<'_>, ask: &Ask) -> Out {
 }
 
 fn grow_in_place(w: &mut World, cx: &Cx<'_>, ask: &Ask) -> Out {
-    if let Some(vma) = w.vma_at_mut(cx.proc, ask.old) {
+    if let Some(vma) = w.vma_at_mut(cx.proc, ask.old_end() - 1) {
         vma.end = ask.old + ask.new_len;
     }
     let blocks = fill_locked(w, cx, ask, ask.old)?;
@@ -352,7 +352,10 @@ fn place(
             w.uffds.get(&uffd).is_some_and(|u| u.features.has(UffdFeatures::EVENT_REMAP))
         });
         if !keeps {
-            vma.uffd = None;
+            let beside = [vma.start.saturating_sub(1), vma.end];
+            let owner = |at| w.vma_at(cx.proc, at).and_then(|v| v.uffd).map(|(uffd, _)| uffd);
+            let uffd = vma.uffd.take().map(|(uffd, _)| uffd);
+            w.moved_beside |= uffd.is_some() && beside.into_iter().any(|at| owner(at) == uffd);
         }
         let range = vma.start..vma.end;
         if let Some(p) = w.proc_mut(cx.proc) {
