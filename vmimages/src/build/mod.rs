@@ -55,7 +55,8 @@ pub struct BuildSpec<'a> {
     pub home: &'a Path,
     /// `debian:6.1`, `debian:6.1.192-2`, or a folder.
     pub source: &'a str,
-    /// Patch files, folders of them, mailboxes; in this order.
+    /// Patch files, folders of them, mailboxes; in this order. A folder's `*.config` fragments are
+    /// laid over the preset.
     pub patches: &'a [PathBuf],
     pub preset: Preset,
     /// Name to register under; without one, the preset and what it was built of.
@@ -143,7 +144,7 @@ pub fn build(
         config_blake3: String::new(),
         left_out: Vec::new(),
     };
-    build.key = key(&build, &spec.preset.wishes()?);
+    build.key = key(&build, &wishes(spec)?);
     if let Some(kernel) = load(&kernels_dir(spec.home).join(&id)) {
         match &kernel.build {
             Some(there) if there.key == build.key => {
@@ -217,7 +218,7 @@ impl Job<'_> {
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<Vec<String>, BuildError> {
         let preset = self.spec.preset;
-        let wishes = preset.wishes()?;
+        let wishes = wishes(self.spec)?;
         tell(Event::Step(&format!("configuring the preset {}", preset.name())));
         // Beside the one in use: an unchanged configuration must not look newer than its objects.
         let next = make.out.join(".config.next");
@@ -262,6 +263,11 @@ impl Job<'_> {
         let kernels = make_dir(&kernels_dir(self.spec.home))?;
         Ok(register(&kernels, id, parts, &mut |_| ())?)
     }
+}
+
+/// What the preset asks for, with the fragments of the patches' folders laid over it.
+fn wishes(spec: &BuildSpec<'_>) -> Result<Vec<Wish>, BuildError> {
+    Ok(fragment::merge(&[spec.preset.wishes()?, patches::wishes(spec.patches)?]))
 }
 
 /// Base fixes of the tree's series, for presets that have reports they would drown. One that does

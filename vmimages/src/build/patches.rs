@@ -2,6 +2,7 @@
 //! the touched files are copied; the tree itself is never written.
 
 use super::error::BuildError;
+use super::fragment::{self, Wish};
 use super::mail;
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -54,6 +55,21 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Patch>, BuildError> {
     Ok(all)
 }
 
+/// What the folders among `paths` ask of the configuration: their `*.config` fragments, by name. A
+/// series says so itself which options its code lies behind.
+pub fn wishes(paths: &[PathBuf]) -> Result<Vec<Wish>, BuildError> {
+    let mut all = Vec::new();
+    for dir in paths.iter().filter(|path| path.is_dir()) {
+        for path in files_of(dir, |ext| ext == "config")? {
+            let text =
+                std::fs::read_to_string(&path).map_err(BuildError::io("cannot read", &path))?;
+            let parsed = fragment::parse(&text);
+            all.push(parsed.map_err(|why| BuildError::BadPatch { path, why })?);
+        }
+    }
+    Ok(fragment::merge(&all))
+}
+
 fn is_patch(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| mail::has_diff(&bytes))
 }
@@ -66,11 +82,16 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>, BuildError> {
             std::fs::read_to_string(&series).map_err(BuildError::io("cannot read", &series))?;
         return text.lines().filter_map(|line| in_series(dir, &series, line).transpose()).collect();
     }
+    files_of(dir, |ext| ext == "patch" || ext == "diff")
+}
+
+/// The files of a folder whose extension is wanted, by name.
+fn files_of(dir: &Path, wanted: fn(&std::ffi::OsStr) -> bool) -> Result<Vec<PathBuf>, BuildError> {
     let entries = std::fs::read_dir(dir).map_err(BuildError::io("cannot read", dir))?;
     let mut files: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "patch" || e == "diff"))
+        .filter(|path| path.extension().is_some_and(wanted))
         .collect();
     files.sort();
     Ok(files)
@@ -395,5 +416,24 @@ mod tests {
         assert_eq!(names(dir.path()), ["0002-b.patch", "0001-a.patch"]);
         write("series", "0002-b.patch -p0\n");
         assert!(matches!(load(&[dir.path().into()]), Err(BuildError::BadPatch { .. })));
+    }
+
+    #[test]
+    fn a_folder_brings_its_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let lines = |path: &Path| -> Vec<String> {
+            wishes(&[path.into()]).unwrap().iter().map(Wish::line).collect()
+        };
+        write("0001-a.patch", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n");
+        assert!(lines(dir.path()).is_empty());
+        write("b.config", "# CONFIG_OLD is not set\n");
+        write("a.config", "CONFIG_NEW=y\nCONFIG_OLD=y\n");
+        assert_eq!(lines(dir.path()), ["CONFIG_NEW=y", "# CONFIG_OLD is not set"]);
+        // A patch file by itself says nothing of what lies beside it.
+        assert!(lines(&dir.path().join("0001-a.patch")).is_empty());
+        write("a.config", "NEW=y\n");
+        let path = dir.path().to_path_buf();
+        assert!(matches!(wishes(&[path]), Err(BuildError::BadPatch { .. })));
     }
 }
