@@ -3,7 +3,8 @@
 
 use crate::rules::RuleRef;
 use crate::world::World;
-use case::observation::{LineObs, SignalSeen, Spot, Status};
+use case::limits::PAGE;
+use case::observation::{LineObs, SignalSeen, Spot, Status, View};
 use case::{Op, OpKind, Place, ProcId, Violation};
 use std::cell::RefCell;
 
@@ -273,4 +274,22 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         | K::GupTest => crate::ops::migrate::step(w, cx),
         K::Unpoison | K::SetKnob | K::FailNth | K::Observe => crate::ops::system::step(w, cx),
     }
+}
+
+/// pagemap bits of an address in a look taken after the op, if one covers it.
+pub fn seen_bits(cx: &Cx<'_>, proc: ProcId, addr: u64) -> Option<u8> {
+    cx.obs.views.iter().find_map(|view| {
+        let View::Pages { proc: p, at, runs } = view else { return None };
+        let mut index = addr.checked_sub(at.addr())? / PAGE;
+        if *p != proc {
+            return None;
+        }
+        for run in runs {
+            if index < u64::from(run.pages) {
+                return Some(run.bits);
+            }
+            index -= u64::from(run.pages);
+        }
+        None
+    })
 }

@@ -6,12 +6,12 @@
 //! next look or event decides.
 
 use crate::mutants::Mutant;
-use crate::step::{Cx, Out};
+use crate::step::{Cx, Out, seen_bits};
 use crate::world::{Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::{Spot, Status, Word, event};
+use case::observation::{Spot, Status, Word, event, pm};
 use case::program::HANDLER_SERIAL;
-use case::{Family, Op, Policy, ProcId, Prot, Tag, UffdFeatures, UffdModes};
+use case::{Family, NumaMode, Op, Policy, ProcId, Prot, Tag, UffdFeatures, UffdModes};
 
 /// Direction of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +154,13 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
 /// the pool, not for its nodes, so even a reserved page may not be had (the comment on cpusets and
 /// MPOL_BIND in hugetlb_acct_memory).
 fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> bool {
-    let uncertain = w.numa_bound || w.reserve_divided;
-    let Some(vma) = w.vma_at(proc, addr).filter(|v| uncertain && v.is_hugetlb()) else {
+    let Some(vma) = w.vma_at(proc, addr).filter(|v| v.is_hugetlb()) else { return false };
+    let bound = w.task_bound || matches!(vma.policy, Some((NumaMode::Bind, _)));
+    if !bound && !w.reserve_divided {
         return false;
-    };
+    }
+    let user = matches!(cx.op, Op::Read { .. } | Op::Write { .. });
+    let had = seen_bits(cx, proc, vma.unit_addr(addr)).is_some_and(|b| b & pm::PRESENT != 0);
     let refused = match cx.op {
         Op::Read { .. } | Op::Write { .. } => matches!(cx.obs.status, Status::Signal(s)
             if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
@@ -170,7 +173,9 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     let copies = access == Access::Write && vma.is_private();
     refused
         && match w.entry(proc, vma.unit_addr(addr)).map(|e| e.slot) {
-            None | Some(Slot::Marker) => copies || w.cached(vma, addr).is_none(),
+            None | Some(Slot::Marker) => {
+                (user || !had) && (copies || w.cached(vma, addr).is_none())
+            }
             Some(Slot::Page(body)) => {
                 copies && (w.bodies[body].file.is_some() || w.mapcount(body) > 1)
             }

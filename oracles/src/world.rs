@@ -218,6 +218,8 @@ pub struct World {
     pub thp_shmem: u32,
     /// A NUMA policy was set, so a pool may have free pages that may not be taken.
     pub numa_bound: bool,
+    /// That policy, or another, was one of the whole task.
+    pub task_bound: bool,
     /// Some mapping changed its protection, or userfaultfd that of its pages, so entries may be read-only until the next store.
     pub mprotected: bool,
     /// Messages this line must have produced, in order; cleared by the judge before each line.
@@ -341,6 +343,7 @@ impl World {
                 _ => 0,
             },
             numa_bound: false,
+            task_bound: false,
             mprotected: false,
             expected_events: Vec::new(),
             no_wait: false,

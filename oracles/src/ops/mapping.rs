@@ -8,11 +8,11 @@ use crate::errno::{EACCES, EINVAL, ENOMEM};
 use crate::mutants::Mutant;
 use crate::ops::file::zap;
 use crate::rules::*;
-use crate::step::{Cx, Out, Want};
+use crate::step::{Cx, Out, Want, seen_bits};
 use crate::touch::{Access, Touch, touch};
 use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::{Status, View, event, pm};
+use case::observation::{Status, event, pm};
 use case::{MlockFlags, Op, PageSize, Place, ProcId, Prot, Share, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
 
@@ -178,24 +178,6 @@ fn haze_pages(w: &mut World, proc: ProcId, start: u64, end: u64) {
             *entry = Entry { slot: Slot::Unsure, wp: false };
         }
     }
-}
-
-/// pagemap bits of an address in a look taken after the op, if one covers it.
-pub fn seen_bits(cx: &Cx<'_>, proc: ProcId, addr: u64) -> Option<u8> {
-    cx.obs.views.iter().find_map(|view| {
-        let View::Pages { proc: p, at, runs } = view else { return None };
-        let mut index = addr.checked_sub(at.addr())? / PAGE;
-        if *p != proc {
-            return None;
-        }
-        for run in runs {
-            if index < u64::from(run.pages) {
-                return Some(run.bits);
-            }
-            index -= u64::from(run.pages);
-        }
-        None
-    })
 }
 
 /// An op that had hundreds of userfaults answered may run over its time without a fault of the

@@ -23,6 +23,7 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         Op::SetMempolicy { mode, nodes } => {
             let fine = nodes_ok(w, *mode, *nodes);
             w.numa_bound |= fine && *mode == NumaMode::Bind;
+            w.task_bound |= fine && *mode == NumaMode::Bind;
             cx.only(M_POLICY, if fine { Want::Ok(0) } else { Want::Err(EINVAL) })
         }
         _ => gup::step(w, cx),

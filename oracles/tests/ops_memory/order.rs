@@ -242,3 +242,45 @@ fn a_pinned_huge_page_of_a_file_fills_its_block_after_a_punch() {
     passes(lines("madvise at=r0 len=2M advice=collapse"));
     breaks("A-003", lines("madvise at=r0 len=2M advice=hugepage"));
 }
+
+#[test]
+fn a_pin_beyond_the_end_is_not_refused_by_a_policy() {
+    let own = pm::PRESENT | pm::EXCLUSIVE;
+    let lines = |bits: u8| {
+        vec![
+            ok("mmap at=r0 len=2M page=2M"),
+            ok("mbind at=r0 len=2M mode=bind nodes=n0"),
+            err("g0 = pin at=r0 len=4M flags=write", 14).pages(
+                0,
+                Place::new(0, 0),
+                &[(512, bits, 512)],
+            ),
+        ]
+    };
+    passes(lines(own));
+    passes(lines(0));
+    breaks("O-006", lines(pm::SWAP));
+}
+
+#[test]
+fn a_range_that_ends_in_the_boundary_it_reaches_collapses_nothing() {
+    let lines = |last: Seen| vec![ok("mmap at=r0 len=4M"), ok("write at=r0 len=4M"), last];
+    passes(lines(ok("madvise at=r0+1M len=1M advice=collapse")));
+    breaks("A-003", lines(err("madvise at=r0+1M len=1M advice=collapse", EINVAL)));
+    passes(lines(err("madvise at=r0+1M len=4K advice=collapse", EINVAL)));
+}
+
+#[test]
+fn what_stays_behind_a_move_has_no_pages_for_a_child() {
+    let lines = |dontunmap: &'static str, bits: u8| {
+        vec![
+            ok("mmap at=r0 len=64K"),
+            ok("write at=r0 len=8K"),
+            ok(dontunmap),
+            ok("read at=r0 len=4K").reads(&[Word::Zero]),
+            ok("p1 = fork").pages(1, Place::new(0, 0), &[(1, bits, 1), (15, 0, 0)]),
+        ]
+    };
+    passes(lines("mremap at=r0 len=64K new=64K to=r1 flags=maymove,fixed,dontunmap", 0));
+    breaks("O-006", lines("madvise at=r0 len=64K advice=dontneed", 0));
+}

@@ -4,8 +4,8 @@ use super::{EAGAIN, EBUSY, EINVAL, ENOMEM, Part};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
 use crate::ops::mapping::remap::may_merge;
-use crate::ops::mapping::seen_bits;
 use crate::rules::*;
+use crate::step::seen_bits;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Entry, FileKey, Slot, Vma, World};
 use case::limits::PAGE;
@@ -95,7 +95,10 @@ fn eligible(w: &World, vma: &Vma) -> bool {
 /// The blocks of one mapping. True if the call ended there with an errno that was allowed.
 fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part, merged: bool, gap: bool) -> Out<bool> {
     let (first, last) = (part.start.next_multiple_of(BLOCK), part.end - part.end % BLOCK);
-    if first >= last {
+    if first == last {
+        return Ok(false);
+    }
+    if first > last {
         // No whole block: 0 if start and end meet in one boundary, EINVAL inside a block, and
         // the manual is silent.
         let refused = cx.obs.status == Status::Err(EINVAL as u16);

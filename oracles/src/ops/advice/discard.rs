@@ -4,8 +4,9 @@
 use super::{EACCES, EFAULT, EHWPOISON, EINVAL, EPERM, Part, Step};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
-use crate::ops::mapping::{announce, seen_bits, touch_all, unshare};
+use crate::ops::mapping::{announce, touch_all, unshare};
 use crate::rules::*;
+use crate::step::seen_bits;
 use crate::step::{Cx, Out};
 use crate::touch::{Access, Touch};
 use crate::world::{Backing, Entry, Slot, World};

@@ -328,6 +328,9 @@ fn leave_empty(w: &mut World, cx: &Cx<'_>, ask: &Ask) {
     w.change_vmas(cx.proc, start, end, |vma| {
         vma.flags.locked = false;
         vma.flags.onfault = false;
+        // A mapping that was moved whole keeps no tie to its pages (move_vma, unlink_anon_vmas), so
+        // fork leaves what it shows later to faults.
+        vma.anon_vma &= vma.start < start || vma.end > end;
     });
 }
 
