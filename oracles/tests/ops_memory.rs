@@ -116,6 +116,10 @@ fn profile(new: bool) -> Profile {
 
 /// What the judge says; `poisoned` pages stay counted at the end.
 fn report(new: bool, lines: Vec<Seen>, poisoned: i64) -> Report {
+    report_on(&profile(new), lines, poisoned)
+}
+
+fn report_on(profile: &Profile, lines: Vec<Seen>, poisoned: i64) -> Report {
     let text: String = lines.iter().map(|l| format!("{}\n", l.text)).collect();
     let program: Program = case::text::parse(&format!("hgm 1\n{text}")).expect("a program");
     let mut after = counters();
@@ -128,7 +132,7 @@ fn report(new: bool, lines: Vec<Seen>, poisoned: i64) -> Report {
         fresh: true,
         nanos: 0,
     };
-    judge(&program, &obs, &profile(new), &Known::default())
+    judge(&program, &obs, profile, &Known::default())
 }
 
 /// The rule the observation breaks, if any.
