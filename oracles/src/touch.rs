@@ -115,7 +115,15 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
             w.set_entry(proc, unit, None);
             Round::Again
         }
-        Slot::HwPoison | Slot::UffdPoison => Round::Ended(poisoned(&vma)),
+        Slot::HwPoison | Slot::UffdPoison => {
+            let around = access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR);
+            if around && left_huge_file(w, &vma, addr) {
+                // The entry may be none as well, and then neighbours are mapped before the page
+                // is found to be poisoned.
+                haze_fault_around(w, proc, &vma, unit);
+            }
+            Round::Ended(poisoned(&vma))
+        }
         Slot::Marker => fill(w, proc, &vma, addr, access, true),
         // Zeros either way: the zero page, or a part of a huge page that nobody stored to.
         Slot::Unsure
@@ -538,11 +546,17 @@ fn absent_by_evidence(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
     })
 }
 
+/// Is there a file behind the address that may have huge pages?
+fn left_huge_file(w: &World, vma: &Vma, addr: u64) -> bool {
+    vma.file_unit(addr).is_some_and(|(key, _)| w.files[key].maybe_huge)
+}
+
 /// The poison entry of a huge file page may be none as well (unmap_folio), and where the file has
 /// let go of the poisoned page an access may find a new one.
 fn left_no_poison(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
-    let huge = vma.file_unit(addr).is_some_and(|(key, _)| w.files[key].maybe_huge);
-    if !huge || w.cached(vma, addr).is_some_and(|body| w.bodies[body].poisoned) {
+    if !left_huge_file(w, vma, addr)
+        || w.cached(vma, addr).is_some_and(|body| w.bodies[body].poisoned)
+    {
         return false;
     }
     match cx.op {

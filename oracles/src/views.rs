@@ -136,8 +136,13 @@ fn page(
     let entry = w.entry(proc, unit);
     let (want, mask) = bits_of(w, vma, entry);
     if bits & mask != want & mask {
-        let class =
-            format!("{}:{}", entry_class(w, vma, unit, entry), diff_class(want, bits, mask));
+        let lost = w.unregister_failed && want & !bits & mask & pm::UFFD_WP != 0;
+        let class = format!(
+            "{}:{}{}",
+            entry_class(w, vma, unit, entry),
+            diff_class(want, bits, mask),
+            if lost { ":refused" } else { "" }
+        );
         return Err(cx.broken(
             O_PAGEMAP,
             &class,

@@ -237,6 +237,9 @@ pub struct World {
     /// An UNREGISTER was refused at a mapping behind others that it had to leave as they were
     /// (C-34): what shows of them is a class of its own.
     pub unregister_refused: bool,
+    /// An UNREGISTER was refused at all: bits of write protection that are gone since are a class
+    /// of their own (C-34).
+    pub unregister_failed: bool,
     /// A part of a registered mapping moved to where it adjoins the rest: registrations that are
     /// gone since are a class of their own (D-10).
     pub moved_beside: bool,
@@ -351,6 +354,7 @@ impl World {
             policies_set: false,
             cut_or_moved: false,
             unregister_refused: false,
+            unregister_failed: false,
             collapse_refused: false,
             moved_beside: false,
             forked: false,

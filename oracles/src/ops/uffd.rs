@@ -163,6 +163,7 @@ fn unregister(w: &mut World, cx: &Cx<'_>, uffd: UffdId, at: Place, len: Bytes) -
     for vma in &vmas {
         let splits = vma.is_hugetlb() && vma.uffd.is_some() && end < vma.end;
         if splits && !end.is_multiple_of(vma.unit_bytes()) {
+            w.unregister_failed = true;
             w.unregister_refused |= vmas.iter().any(|v| v.start < vma.start && v.uffd.is_some());
             // It is cut in front before the cut behind is refused (userfaultfd_unregister).
             w.split_at(ProcId(0), start);

@@ -288,3 +288,44 @@ fn what_stays_behind_a_move_has_no_pages_for_a_child() {
     let kept = shown("madvise at=r0 len=64K advice=dontneed");
     assert!(matches!(kept, Verdict::Violation(v) if v.rule == "O-006"));
 }
+
+#[test]
+fn pieces_that_were_collapsed_as_one_are_pieces_still() {
+    let lines = |last: Seen| {
+        vec![
+            ok("mmap at=r0 len=4M"),
+            ok("madvise at=r0 len=1M advice=sequential"),
+            ok("madvise at=r0 len=1M advice=normal"),
+            ok("write at=r0 len=2M"),
+            ok("madvise at=r0 len=2M advice=collapse"),
+            last,
+        ]
+    };
+    passes(lines(ok("mremap at=r0 len=4M new=2M")));
+    passes(lines(err("mremap at=r0 len=4M new=8M flags=maymove", 14)));
+}
+
+#[test]
+fn a_refused_unregister_may_take_the_bits_of_the_mapping_it_was_refused_at() {
+    let class = |bits: u8| {
+        let lines = vec![
+            ok("mmap at=r0 len=4M share=shared page=2M"),
+            ok("write at=r0 len=2M"),
+            ok("u0 = uffd handler=copy"),
+            with("register uffd=u0 at=r0 len=4M modes=wp", Status::Ok(0x14c)),
+            ok("writeprotect uffd=u0 at=r0 len=2M"),
+            err("unregister uffd=u0 at=r0 len=4K", EINVAL).pages(
+                0,
+                Place::new(0, 0),
+                &[(512, bits, 512)],
+            ),
+        ];
+        match report(true, lines, 0).verdict {
+            Verdict::Violation(v) => v.signature(),
+            other => format!("{other:?}"),
+        }
+    };
+    let mapped = pm::PRESENT | pm::FILE | pm::EXCLUSIVE;
+    assert_eq!(class(mapped | pm::UFFD_WP), "Pass");
+    assert_eq!(class(mapped), "O-006/unregister/shared-2m-cached-wp:-wp:refused");
+}

@@ -28,8 +28,25 @@ const MUST_WORK: Chance = Chance { works: true, invalid: false, busy: false, aga
 const INVALID: Chance = Chance { works: false, invalid: true, busy: false, again: false };
 
 pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
-    // Pieces the kernel may have merged are looked at as one; it need not have (V-030).
+    // Pieces the kernel may have merged are looked at as one; it need not have (V-030), so they are
+    // pieces again after it.
+    let before: Vec<Vma> =
+        w.proc(cx.proc).map_or(Vec::new(), |p| p.vmas.values().cloned().collect());
     let merged = join(w, cx, start, end);
+    let out = joined(w, cx, start, end, merged);
+    if merged {
+        divide(w, cx, &before);
+    }
+    out
+}
+
+/// Undoes what `join` did to the VMAs.
+fn divide(w: &mut World, cx: &Cx<'_>, before: &[Vma]) {
+    let Some(p) = w.proc_mut(cx.proc) else { return };
+    p.vmas = before.iter().map(|vma| (vma.start, vma.clone())).collect();
+}
+
+fn joined(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, merged: bool) -> Out {
     let gap = w.has_hole(cx.proc, start, end);
     let mut pos = start;
     let mut hole = false;
