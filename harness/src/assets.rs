@@ -1,7 +1,7 @@
-//! Where the guest agent, the coverage plugin and the base fixes for kernels are found.
+//! Where the guest agent, the coverage plugin and the patches for kernels are found.
 //!
-//! `$HGM_AGENT`, `$HGM_COVERAGE_PLUGIN` and `$HGM_FIXES`, else beside the `hgm` binary, else in the
-//! workspace.
+//! `$HGM_AGENT`, `$HGM_COVERAGE_PLUGIN`, `$HGM_FIXES` and `$HGM_SERIES`, else beside the `hgm`
+//! binary, else in the workspace.
 
 use crate::exit::ExpectedError;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,19 @@ pub fn fixes() -> Result<PathBuf, ExpectedError> {
         beside: "hgm-fixes",
         built: None,
         workspace: "vmimages/fixes",
+    };
+    asset.find(Path::is_dir)
+}
+
+/// The folder of our patch series for HugeTLB high-granularity mapping.
+pub fn hgm_series() -> Result<PathBuf, ExpectedError> {
+    let asset = Asset {
+        what: "no folder of the high-granularity mapping series found",
+        help: "set HGM_SERIES to vmimages/hgm of a checkout",
+        env: "HGM_SERIES",
+        beside: "hgm-series",
+        built: None,
+        workspace: "vmimages/hgm",
     };
     asset.find(Path::is_dir)
 }

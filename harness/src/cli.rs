@@ -116,18 +116,23 @@ pub struct KernelAddArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm kernel build --source debian:6.1 --preset kasan\n  \
                         hgm kernel build --source ~/linux --preset race --name mine\n  \
-                        hgm kernel build --source debian:6.1 --patch series.mbox --preset kasan\n\n\
+                        hgm kernel build --source debian:6.1 --patch series.mbox --preset kasan\n  \
+                        hgm kernel build --preset plain --hgm --name hgm-6.1\n\n\
                         The sources are copied: your tree is never written. The next build of the \
                         same\npreset and tree compiles only what changed; the same inputs are \
                         not built again.\nmake runs without network and sees nothing but the \
                         tools and the build folder.\nEnds with 101 if the kernel does not build.")]
 pub struct KernelBuildArgs {
     /// debian:6.1, debian:6.12, an exact version (debian:6.1.192-2), or a kernel source tree.
-    #[arg(long, value_name = "SPEC|DIR")]
-    pub source: String,
-    /// Patch for `patch -p1`, mailbox of a series, or folder of patches; may be repeated.
+    #[arg(long, value_name = "SPEC|DIR", required_unless_present = "hgm")]
+    pub source: Option<String>,
+    /// Patch for `patch -p1`, mailbox of a series, or folder of patches; may be repeated. A
+    /// folder's *.config files are laid over the preset.
     #[arg(long = "patch", value_name = "FILE|DIR", action = ArgAction::Append)]
     pub patches: Vec<PathBuf>,
+    /// Apply our own series for HugeTLB high-granularity mapping first [default source: debian:6.1].
+    #[arg(long)]
+    pub hgm: bool,
     /// Which configuration: plain is fast, kasan and race find more and are slow.
     #[arg(long, value_enum, default_value_t = PresetChoice::Plain)]
     pub preset: PresetChoice,

@@ -15,6 +15,9 @@ use vmimages::{BuildError, BuildSpec, Built, Event, Preset};
 /// Time between plain lines that tell how far a build is.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// What `--hgm` is built of where no source is named: the tree its series is written for.
+const HGM_SOURCE: &str = "debian:6.1";
+
 /// Builds, registers, reports.
 pub fn run(args: &KernelBuildArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let signals = Signals::watch()?;
@@ -24,11 +27,16 @@ pub fn run(args: &KernelBuildArgs, ctx: &Context) -> anyhow::Result<Exit> {
         PresetChoice::Race => Preset::Race,
     };
     let fixes = if args.no_base_fixes { None } else { Some(assets::fixes()?) };
+    let mut patches = Vec::new();
+    if args.hgm {
+        patches.push(assets::hgm_series()?);
+    }
+    patches.extend_from_slice(&args.patches);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let spec = BuildSpec {
         home: &ctx.home,
-        source: &args.source,
-        patches: &args.patches,
+        source: args.source.as_deref().unwrap_or(HGM_SOURCE),
+        patches: &patches,
         preset,
         name: args.name.as_deref(),
         jobs: args.jobs.unwrap_or(u32::try_from(cpus).unwrap_or(1)),
