@@ -122,9 +122,11 @@ impl Campaign<'_> {
 
     fn next_job(&mut self, tier: usize) -> anyhow::Result<Option<Job>> {
         let running = self.phase == Phase::Running;
+        // A checking kernel that came up late is tried with canaries before it checks anything.
+        let trying = running || tier == CHECKING && self.settles_checks();
         let super::Tier { profile, canaries, .. } = &mut self.tiers[tier];
         let Some(profile) = profile else { return Ok(None) };
-        if running && let Some((canary, program)) = canaries.next(profile) {
+        if trying && let Some((canary, program)) = canaries.next(profile) {
             let canary = Some(canary);
             return Ok(Some(Job { ticket: 0, check: false, program, fresh: true, canary }));
         }
