@@ -264,10 +264,12 @@ fn a_pin_beyond_the_end_is_not_refused_by_a_policy() {
 
 #[test]
 fn a_range_that_ends_in_the_boundary_it_reaches_collapses_nothing() {
-    let lines = |last: Seen| vec![ok("mmap at=r0 len=4M"), ok("write at=r0 len=4M"), last];
-    passes(lines(ok("madvise at=r0+1M len=1M advice=collapse")));
-    breaks("A-003", lines(err("madvise at=r0+1M len=1M advice=collapse", EINVAL)));
-    passes(lines(err("madvise at=r0+1M len=4K advice=collapse", EINVAL)));
+    let lines = |map: &'static str, last: Seen| vec![ok(map), last];
+    let (file, anon) = ("mmap at=r0 len=4M share=shared", "mmap at=r0 len=4M");
+    passes(lines(file, ok("madvise at=r0+1M len=1M advice=collapse")));
+    breaks("A-003", lines(file, err("madvise at=r0+1M len=1M advice=collapse", EINVAL)));
+    passes(lines(file, err("madvise at=r0+1M len=4K advice=collapse", EINVAL)));
+    passes(lines(anon, err("madvise at=r0+1M len=1M advice=collapse", EINVAL)));
 }
 
 #[test]

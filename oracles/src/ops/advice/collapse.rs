@@ -112,12 +112,13 @@ fn eligible(w: &World, vma: &Vma) -> bool {
 /// The blocks of one mapping. True if the call ended there with an errno that was allowed.
 fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part, merged: bool, gap: bool) -> Out<bool> {
     let (first, last) = (part.start.next_multiple_of(BLOCK), part.end - part.end % BLOCK);
-    if first == last {
-        return Ok(false);
-    }
-    if first > last {
+    if first >= last {
         // No whole block: 0 if start and end meet in one boundary, EINVAL inside a block, and
-        // the manual is silent.
+        // the manual is silent. An anonymous mapping that never had a page is refused in
+        // either case (hugepage_vma_check), a file is not.
+        if first == last && part.vma.backing != Backing::Anon {
+            return Ok(false);
+        }
         let refused = cx.obs.status == Status::Err(EINVAL as u16);
         return if refused { cx.errno(A003, EINVAL).map(|()| true) } else { Ok(false) };
     }
