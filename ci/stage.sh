@@ -53,3 +53,11 @@ kernel_id() {
   [ -n "$row" ] || fail "hgm kernel add $1 named no kernel" "run: $hgm kernel add $1"
   printf '%s\n' "$row"
 }
+
+# field NAME: a number of the last line of $summary, which the caller has set; - if it has none.
+field() {
+  local value
+  # shellcheck disable=SC2154
+  value=$(printf '%s\n' "$summary" | tail -n 1 | tr ',{}' '\n\n\n' | sed -n "s/^ *\"$1\": *\([-0-9.eE]*\) *\$/\1/p" | head -n 1)
+  printf '%s' "${value:--}"
+}
