@@ -5,6 +5,7 @@
 //! Where the kernel has a choice (THP, fault-around), entries become [`Slot::Unsure`] and the
 //! next look or event decides.
 
+use crate::errno::EFAULT;
 use crate::mutants::Mutant;
 use crate::step::{Cx, Out, seen_bits};
 use crate::world::{Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, World};
@@ -174,9 +175,9 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
             if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
         Op::VmRead { at, .. } => match cx.obs.status {
             Status::Ok(bytes) => addr >= at.addr().saturating_add(bytes.max(0) as u64),
-            status => status == Status::Err(14),
+            status => status == Status::Err(EFAULT as u16),
         },
-        _ => cx.obs.status == Status::Err(14),
+        _ => cx.obs.status == Status::Err(EFAULT as u16),
     };
     let copies = access == Access::Write && vma.is_private();
     refused
