@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail};
 use case::link::{FromGuest, Look, RunOutcome, RunRequest, ToGuest};
-use case::{Profile, Program, Verdict};
+use case::{Profile, Program, Verdict, Violation};
 use oracles::known::Known;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -106,7 +106,11 @@ fn main() -> Result<()> {
             other => {
                 // What hangs may keep locks and a CPU.
                 spoilt = true;
-                let (sort, text) = ended(&other);
+                let (sort, text) = ended(&program, &other);
+                if let Some(id) = listed(&known, &profile, &sort) {
+                    seen.entry(format!("(known {id}) {sort}")).or_default().count += 1;
+                    continue;
+                }
                 note(&mut seen, &out, sort, &program, &text, &name)?;
             }
         }
@@ -118,12 +122,16 @@ fn main() -> Result<()> {
         judge.as_micros() as f64 / done.max(1) as f64,
         guest.as_secs_f64(),
     );
+    print_tally(&seen);
+    Ok(())
+}
+
+fn print_tally(seen: &BTreeMap<String, Seen>) {
     let mut rows: Vec<_> = seen.iter().collect();
     rows.sort_by_key(|(_, s)| std::cmp::Reverse(s.count));
     for (signature, s) in rows {
         println!("{:6}  {signature}", s.count);
     }
-    Ok(())
 }
 
 /// Counts what ended precise judgement and what is known.
@@ -137,12 +145,25 @@ fn tally(seen: &mut BTreeMap<String, Seen>, report: &oracles::judge::Report) {
     }
 }
 
+/// The id of the known deviation of a name `a/b/c`.
+fn listed(known: &Known, profile: &Profile, name: &str) -> Option<String> {
+    let mut parts = name.splitn(3, '/').map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    let (rule, op, class) = (part(), part(), part());
+    let (line, expected, observed) = (0, String::new(), String::new());
+    let violation = Violation { rule, op, class, line, expected, observed };
+    known.find(profile.family(), &violation).map(|deviation| deviation.id.clone())
+}
+
 /// The sort of a run that was not finished, and what its threads did.
-fn ended(outcome: &RunOutcome) -> (String, String) {
+fn ended(program: &Program, outcome: &RunOutcome) -> (String, String) {
     match outcome {
         RunOutcome::WorkerHung { line, stuck, killed } => {
-            let text = String::from_utf8_lossy(stuck).into_owned();
-            (format!("HANG/line {line} killed {killed}"), text)
+            let lines = program.each_line();
+            let op =
+                lines.get(usize::from(*line)).map_or("end", |(_, _, op)| op.kind().spec().name);
+            let how = if *killed { "killable" } else { "unkillable" };
+            (format!("hang/{op}/{how}"), String::from_utf8_lossy(stuck).into_owned())
         }
         other => (format!("{other:?}"), String::new()),
     }

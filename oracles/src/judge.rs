@@ -388,7 +388,7 @@ fn same_event(want: &ExpectedEvent, got: &FaultSeen) -> bool {
         && want.event == got.event
         && want.flags == got.flags
         && (want.event == event::FORK || at(got.at, want.at))
-        && (want.event != event::REMAP || at(got.to, want.to))
+        && (want.event != event::REMAP || got.to == want.to)
         && (want.event == event::PAGEFAULT || want.event == event::FORK || len_fits(want, got))
 }
 

@@ -1,7 +1,7 @@
 //! One line against the model: what a rule allows ([`Want`]), what was seen, and the violation
 //! when nothing fits. Ops yield the set of allowed outcomes; the observed one picks.
 
-use crate::rules::RuleRef;
+use crate::rules::{F_EOF, H007, H010, H020, H040, RuleRef};
 use crate::world::World;
 use case::limits::PAGE;
 use case::observation::{LineObs, SignalSeen, Spot, Status, View};
@@ -234,6 +234,18 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     if cx.skipped() {
         return Ok(());
     }
+    by_family(w, cx).map_err(|mut broken| {
+        if w.sealed_file && SIZE_RULES.contains(&broken.rule.as_str()) {
+            broken.class.push_str(":sealed-file");
+        }
+        broken
+    })
+}
+
+/// Rules whose outcome hangs on the size of a file.
+const SIZE_RULES: [&str; 5] = [H007.id, H010.id, H020.id, H040.id, F_EOF.id];
+
+fn by_family(w: &mut World, cx: &Cx<'_>) -> Out {
     use OpKind as K;
     match cx.kind() {
         K::Memfd

@@ -158,14 +158,14 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     }
 }
 
-/// Did an allocation find no huge page on the nodes a policy allows, or none for a reservation that
-/// a move divided (E-01)? Reservations are counted for
+/// Did an allocation find no huge page on the nodes a policy allows, none for a reservation that a
+/// move divided (E-01), or none because pins keep pages from the pool? Reservations are counted for
 /// the pool, not for its nodes, so even a reserved page may not be had (the comment on cpusets and
 /// MPOL_BIND in hugetlb_acct_memory).
 fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> bool {
     let Some(vma) = w.vma_at(proc, addr).filter(|v| v.is_hugetlb()) else { return false };
     let bound = w.task_bound || matches!(vma.policy, Some((NumaMode::Bind, _)));
-    if !bound && !w.reserve_divided {
+    if !bound && !w.reserve_divided && !kept_by_pins(w, &vma) {
         return false;
     }
     let user = matches!(cx.op, Op::Read { .. } | Op::Write { .. });
@@ -190,6 +190,20 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
             }
             _ => false,
         }
+}
+
+/// Is the pool dry, and a page that was discarded not back in it because it is pinned? It takes its
+/// reservation along until it is freed (hugetlbfs_reserv.rst, freeing huge pages), so somewhere a
+/// fault must go without.
+fn kept_by_pins(w: &World, vma: &Vma) -> bool {
+    let mapped = |body: BodyId| {
+        w.procs.values().any(|p| p.entries.values().any(|e| e.slot == Slot::Page(body)))
+    };
+    let kept = |body: &BodyId| {
+        let page = &w.bodies[*body];
+        page.size == vma.unit && page.file.is_none() && !mapped(*body)
+    };
+    w.pool_spare(vma.unit) <= 0 && w.pins.values().flatten().any(kept)
 }
 
 /// A store to an entry with the uffd-wp bit.
@@ -618,7 +632,8 @@ fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why:
     let exact = state.features.has(UffdFeatures::EXACT_ADDRESS) || w.mutated(Mutant::EventsExact);
     let at = if exact { addr } else { vma.unit_addr(addr) };
     if let Some(at) = World::place(at) {
-        let expected = ExpectedEvent { uffd, event: event::PAGEFAULT, flags, at, to: at, len: 0 };
+        let expected =
+            ExpectedEvent { uffd, event: event::PAGEFAULT, flags, at, to: Spot::In(at), len: 0 };
         w.expected_events.push(expected);
     }
     let answered = match why {

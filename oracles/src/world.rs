@@ -7,7 +7,7 @@
 
 use crate::mutants::Mutant;
 use case::limits::PAGE;
-use case::observation::{Counters, Pool, Word};
+use case::observation::{Counters, Pool, Spot, Word};
 use case::{
     Family, FileId, Nodes, NumaMode, PageSize, PinId, Place, Policy, ProcId, Profile, Prot, Seals,
     Share, UffdFeatures, UffdId, UffdModes,
@@ -30,6 +30,8 @@ pub struct Body {
     /// Tag words by 4 KiB sub-page; absent = zero.
     pub words: BTreeMap<u32, [Word; 2]>,
     pub poisoned: bool,
+    /// The poisoned sub-pages of a huge page; none when which they are is not known.
+    pub raw: BTreeSet<u32>,
     /// MADV_FREE was called since the last store: reads old content or zero.
     pub lazy: bool,
     /// Sub-pages whose content the model cannot know: racing stores went there.
@@ -170,8 +172,8 @@ pub struct ExpectedEvent {
     pub flags: u8,
     /// Fault address, start of the range, or source of a move.
     pub at: Place,
-    /// REMAP: destination. Others: `at`.
-    pub to: Place,
+    /// REMAP: destination, outside of the arena if the kernel chose it. Others: `at`.
+    pub to: Spot,
     /// REMAP: length. REMOVE/UNMAP: end - start. Others 0.
     pub len: u64,
 }
@@ -243,6 +245,8 @@ pub struct World {
     /// A part of a registered mapping moved to where it adjoins the rest: registrations that are
     /// gone since are a class of their own (D-10).
     pub moved_beside: bool,
+    /// What E-03 is about may show from here on.
+    pub sealed_file: bool,
     /// A COLLAPSE was refused over holes of a file that somebody waits for: pages that show there
     /// since are a class of their own.
     pub collapse_refused: bool,
@@ -259,6 +263,7 @@ impl Body {
             file,
             words: BTreeMap::new(),
             poisoned: false,
+            raw: BTreeSet::new(),
             lazy: false,
             vague: BTreeSet::new(),
             loose: false,
@@ -357,6 +362,7 @@ impl World {
             unregister_failed: false,
             collapse_refused: false,
             moved_beside: false,
+            sealed_file: false,
             forked: false,
             blurred: None,
         }
@@ -405,6 +411,7 @@ impl World {
         copy.lazy = false;
         copy.unshared = false;
         copy.poisoned = false;
+        copy.raw.clear();
         self.bodies.push(copy);
         self.bodies.len() - 1
     }
@@ -653,7 +660,8 @@ impl World {
         let Some(state) = self.uffds.get_mut(&uffd) else { return true };
         let read = state.policy != Policy::None;
         state.unread |= !read;
-        if let (Some(at), Some(to)) = (Place::of_addr(at), Place::of_addr(to)) {
+        let to = Place::of_addr(to).map_or(Spot::Outside((to % PAGE) as u16), Spot::In);
+        if let Some(at) = Place::of_addr(at) {
             self.expected_events.push(ExpectedEvent { uffd, event, flags: 0, at, to, len });
         }
         read

@@ -70,9 +70,9 @@ impl Seen {
         self.obs.views.push(View::Vmas { proc: case::ProcId(0), at, len, vmas: vec![vma] });
         self
     }
-    fn remapped(mut self, at: Place, to: Place, len: u64) -> Self {
+    fn remapped(mut self, at: Place, to: Spot, len: u64) -> Self {
         let (uffd, event) = (case::UffdId(0), event::REMAP);
-        let (at, to) = (Spot::In(at), Spot::In(to));
+        let at = Spot::In(at);
         self.obs.events.push(FaultSeen { uffd, event, flags: 0, at, to, len, answer: 0 });
         self
     }

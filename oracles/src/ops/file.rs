@@ -10,7 +10,7 @@ use crate::mutants::Mutant;
 use crate::ops::access::{Expect, content};
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
-use crate::world::{FileKey, World};
+use crate::world::{Body, FileKey, World};
 use case::limits::{PAGE, WORD_OFFSETS};
 use case::observation::{Output, Status, Word};
 use case::{FallocFlags, Family, FileId, MemfdFlags, Op, PageSize, Seals, Share, Tag};
@@ -184,28 +184,61 @@ fn first_poison(w: &World, key: FileKey, off: u64, end: u64) -> Option<u64> {
 
 fn pread(w: &mut World, cx: &Cx<'_>, key: FileKey, off: u64, len: u64) -> Out {
     let file = &w.files[key];
-    let unit = file.page.bytes();
     let huge = file.page.is_huge();
     let mut size = file.size;
     if huge && w.mutated(Mutant::ReadHugetlbBeyondEof) {
         size = size.max(off + len);
     }
     let end = (off + len).min(size).max(off);
-    let rule = if huge { H040 } else { S040 };
-    match first_poison(w, key, off, end) {
-        None => cx.only(rule, Want::Ok((end - off) as i64))?,
-        Some(at) if huge => {
-            // EIO for the count read so far is the kernels' way, a short count the manual's.
-            let most = ((at - at % unit + unit).min(end) - off) as i64;
-            let least = ((at - off) as i64).max(1);
-            cx.pick(rule, &[Want::OkIn(least, most), Want::Err(EIO)])?;
+    let whole = Want::Ok((end - off) as i64);
+    if huge {
+        cx.pick(H040, &pread_huge(w, key, off, end))?;
+    } else {
+        match first_poison(w, key, off, end) {
+            None => cx.only(S040, whole)?,
+            Some(at) if at > off => cx.only(S040, Want::Ok((at - off) as i64))?,
+            Some(_) => return cx.errno(S040, EIO),
         }
-        Some(at) if at > off => cx.only(rule, Want::Ok((at - off) as i64))?,
-        Some(_) => return cx.errno(rule, EIO),
     }
     let Status::Ok(got) = cx.obs.status else { return Ok(()) };
     let expected = file_content(w, key, off, off + got.max(0) as u64);
     content(cx, &expected)
+}
+
+/// What reading a hugetlb file may give. Up to 6.4 a poisoned huge page is EIO as a whole; since
+/// then only its poisoned sub-pages are (hugetlbfs_read_iter, adjust_range_hwpoison).
+fn pread_huge(w: &World, key: FileKey, off: u64, end: u64) -> Vec<Want> {
+    let unit = w.files[key].page.bytes();
+    let whole = Want::Ok((end - off) as i64);
+    let units = off / unit..end.div_ceil(unit);
+    for (index, body) in w.files[key].cache.range(units) {
+        let body = &w.bodies[*body];
+        let start = index * unit;
+        let stop = match (w.family, body.poisoned) {
+            (_, false) => continue,
+            (Family::U61, true) => start.max(off),
+            (Family::U612, true) if body.raw.is_empty() => {
+                let least = (start.max(off) - off).max(1) as i64;
+                return vec![Want::OkIn(least, (end - off) as i64), Want::Err(EIO)];
+            }
+            (Family::U612, true) => {
+                let bad = |sub: &u32| {
+                    let at = start + u64::from(*sub) * PAGE;
+                    at < end && at + PAGE > off
+                };
+                match body.raw.iter().find(|sub| bad(sub)) {
+                    None => continue,
+                    Some(sub) => (start + u64::from(*sub) * PAGE).max(off),
+                }
+            }
+        };
+        // EIO for the count read so far is the kernels' way, a short count the manual's.
+        return match stop - off {
+            0 => vec![Want::Err(EIO)],
+            read => vec![Want::Ok(read as i64), Want::Err(EIO)],
+        };
+    }
+    vec![whole]
 }
 
 /// What reading [start, end) of a file must bring, page by page.
@@ -220,7 +253,8 @@ fn file_content(w: &World, key: FileKey, start: u64, end: u64) -> Vec<Expect> {
         let body = w.files[key].cache.get(&(at / unit)).map(|b| &w.bodies[*b]);
         let full = body.map_or([Word::Zero; 2], |b| b.words((at % unit / PAGE) as u32));
         let sub = (at % unit / PAGE) as u32;
-        let any = body.is_some_and(|b| b.vague.contains(&sub) || b.poisoned);
+        let lost = |b: &Body| b.poisoned && (b.raw.is_empty() || b.raw.contains(&sub));
+        let any = body.is_some_and(|b| b.vague.contains(&sub) || lost(b));
         let mut words = [Word::Unread; 2];
         for (i, word) in WORD_OFFSETS.iter().enumerate() {
             if at + word >= start && at + word + 8 <= end {

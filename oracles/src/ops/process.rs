@@ -5,7 +5,7 @@ use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Entry, ExpectedEvent, Proc, Slot, Vma, World};
-use case::observation::event;
+use case::observation::{Spot, event};
 use case::{Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
 
@@ -50,7 +50,8 @@ fn fork(w: &mut World, cx: &Cx<'_>, child: ProcId) -> Out {
     }
     let at = Place::new(0, 0);
     for uffd in told {
-        let expected = ExpectedEvent { uffd, event: event::FORK, flags: 0, at, to: at, len: 0 };
+        let expected =
+            ExpectedEvent { uffd, event: event::FORK, flags: 0, at, to: Spot::In(at), len: 0 };
         w.expected_events.push(expected);
     }
     let Some(parent) = w.proc(cx.proc).cloned() else { return Ok(()) };

@@ -203,7 +203,7 @@ fn events_of_a_move_downwards_come_in_their_own_order() {
             with("register uffd=u0 at=r1 len=8K modes=missing", Status::Ok(0x13c)),
             ok("mremap at=r0 len=8K new=8K to=r1 flags=maymove,fixed")
                 .event(event::UNMAP, Place::new(1, 0), len)
-                .remapped(Place::new(0, 0), Place::new(1, 0), end)
+                .remapped(Place::new(0, 0), Spot::In(Place::new(1, 0)), end)
                 .event(event::UNMAP, Place::new(0, 0), end),
         ]
     };
@@ -330,4 +330,74 @@ fn a_refused_unregister_may_take_the_bits_of_the_mapping_it_was_refused_at() {
     let mapped = pm::PRESENT | pm::FILE | pm::EXCLUSIVE;
     assert_eq!(class(mapped | pm::UFFD_WP), "Pass");
     assert_eq!(class(mapped), "O-006/unregister/shared-2m-cached-wp:-wp:refused");
+}
+
+#[test]
+fn reading_a_poisoned_huge_page_stops_where_the_kernel_knows_the_poison() {
+    let judged = |new: bool, at: &'static str, status: Status, pages: std::ops::Range<u32>| {
+        let tags: Vec<_> = pages.map(|page| tag(4, page)).collect();
+        let spot = Spot::In(Place::new(0, 8 << 10));
+        let mut hit = ok("madvise at=r0+8K len=4K advice=hwpoison");
+        let lsb = 21;
+        hit.obs.also = Some(SignalSeen { signo: 7, code: 4, at: spot, lsb });
+        let lines = vec![
+            ok("f0 = memfd page=2M"),
+            ok("ftruncate file=f0 len=2M"),
+            ok("mmap at=r0 len=2M share=shared from=f0"),
+            ok("write at=r0 len=2M"),
+            hit,
+            with(at, status).reads(&tags),
+        ];
+        match report(new, lines, 1).verdict {
+            Verdict::Violation(v) => Some(v.rule),
+            _ => None,
+        }
+    };
+    let eio = Status::Err(5);
+    let (first, on, behind) =
+        ("pread file=f0 len=4K", "pread file=f0 off=4K len=8K", "pread file=f0 off=12K len=4K");
+    assert_eq!(judged(true, first, Status::Ok(4096), 0..1), None);
+    assert_eq!(judged(true, behind, Status::Ok(4096), 3..4), None);
+    assert_eq!(judged(true, on, Status::Ok(4096), 1..2), None);
+    assert_eq!(judged(true, on, eio, 0..0), None);
+    assert_eq!(judged(true, on, Status::Ok(8192), 1..3).as_deref(), Some("H-040"));
+    assert_eq!(judged(true, behind, eio, 0..0).as_deref(), Some("H-040"));
+    assert_eq!(judged(true, behind, Status::Ok(4096), 4..5).as_deref(), Some("X-03"));
+    assert_eq!(judged(false, behind, eio, 0..0), None);
+    assert_eq!(judged(false, behind, Status::Ok(4096), 3..4).as_deref(), Some("H-040"));
+}
+
+#[test]
+fn a_move_to_where_the_kernel_likes_is_told_with_that_address() {
+    let lines = |to: Spot| {
+        vec![
+            ok("mmap at=r0 len=8M"),
+            ok("u0 = uffd features=event_remap handler=copy"),
+            with("register uffd=u0 at=r0 len=8M modes=missing", Status::Ok(0x13c)),
+            with("mremap at=r0 len=2M new=4M flags=maymove", Status::Ok(0x4fa6_0000_0000))
+                .remapped(Place::new(0, 0), to, 2 << 20),
+        ]
+    };
+    passes(lines(Spot::Outside(0)));
+    breaks("U-062", lines(Spot::In(Place::new(1, 0))));
+    breaks("U-062", lines(Spot::Outside(8)));
+}
+
+#[test]
+fn a_discarded_page_that_a_pin_keeps_may_be_missed_by_a_later_fault() {
+    let at = Spot::In(Place::new(0, 0));
+    let lines = |map: &'static str, discard: &'static str| {
+        let bus = SignalSeen { signo: 7, code: 2, at, lsb: 0 };
+        vec![
+            ok(map),
+            ok("write at=r0 len=4K"),
+            ok("g0 = pin at=r0 len=4K"),
+            ok(discard),
+            with("write at=r0 len=4K", Status::Signal(bus)),
+        ]
+    };
+    let discard = "madvise at=r0 len=2M advice=dontneed";
+    passes(lines("mmap at=r0 len=16M page=2M", discard));
+    breaks("X-09", lines("mmap at=r0 len=12M page=2M", discard));
+    breaks("X-09", lines("mmap at=r0 len=16M page=2M", "madvise at=r0 len=2M advice=random"));
 }

@@ -108,7 +108,7 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
         let refused = !cx.ok() && !next_failed;
         if refused && !fails.is_empty() {
             cx.pick(A091, &fails)?;
-            poison(w, body, &vma);
+            poison(w, body, &vma, at);
             if thp {
                 if cx.obs.status == UNSPLIT {
                     // Nothing is unmapped and the whole huge page is named (kill_procs_now).
@@ -125,11 +125,11 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
             let all = vma.is_hugetlb() || w.bodies[body].file.is_some();
             let wants = if all { fails } else { wants };
             if cx.pick(A091, &wants)? + 1 == wants.len() && cx.ok() {
-                poison(w, body, &vma);
+                poison(w, body, &vma, at);
             }
             return Ok(());
         }
-        poison(w, body, &vma);
+        poison(w, body, &vma, at);
         at += vma.unit_bytes();
         if at < end && thp {
             cx.pick(A091, &[Want::OkAny, Want::Err(EFAULT), Want::Err(EBUSY)])?;
@@ -165,10 +165,11 @@ fn zero_page(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64, end: u64) -> Out {
 }
 
 /// Unmaps the page everywhere and leaves poison entries; a file keeps it in its cache.
-fn poison(w: &mut World, body: BodyId, vma: &Vma) {
+fn poison(w: &mut World, body: BodyId, vma: &Vma, at: u64) {
     w.hw_pages.0 += 1;
     w.hw_pages.1 += 1;
     w.bodies[body].poisoned = true;
+    w.bodies[body].raw.insert(((at - vma.unit_addr(at)) / PAGE) as u32);
     if w.bodies[body].loose {
         // A fork beside a pin: who maps the same frame was the kernel's choice (F-007).
         w.blur("memory failure of a page that others may share");

@@ -185,6 +185,7 @@ fn map_huge(w: &mut World, cx: &Cx<'_>, ask: &Ask, sealed: bool) -> Out {
     if ask.prot.has(Prot::WRITE) && w.files[key].size < end && !w.mutated(Mutant::MmapKeepsSize) {
         if w.files[key].seals.has(Seals::GROW) {
             wants.push(Want::Err(1));
+            w.sealed_file |= cx.ok();
         } else {
             w.files[key].size = end;
         }

@@ -358,7 +358,11 @@ fn place(
             let beside = [vma.start.saturating_sub(1), vma.end];
             let owner = |at| w.vma_at(cx.proc, at).and_then(|v| v.uffd).map(|(uffd, _)| uffd);
             let uffd = vma.uffd.take().map(|(uffd, _)| uffd);
-            w.moved_beside |= uffd.is_some() && beside.into_iter().any(|at| owner(at) == uffd);
+            // Beside where it came from counts as well: the merge takes in the whole source, and
+            // the rest of it stays when the moved part is unmapped (copy_vma: self-merge).
+            let source = ask.old..ask.old_end();
+            let loses = |at: u64| source.contains(&at) || owner(at) == uffd;
+            w.moved_beside |= uffd.is_some() && beside.into_iter().any(loses);
         }
         let range = vma.start..vma.end;
         if let Some(p) = w.proc_mut(cx.proc) {
