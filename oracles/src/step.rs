@@ -1,7 +1,7 @@
 //! One line against the model: what a rule allows ([`Want`]), what was seen, and the violation
 //! when nothing fits. Ops yield the set of allowed outcomes; the observed one picks.
 
-use crate::rules::{F_EOF, H007, H010, H020, H040, RuleRef};
+use crate::rules::{F_EOF, H007, H010, H020, H040, RuleRef, U_CONTINUE};
 use crate::world::World;
 use case::limits::PAGE;
 use case::observation::{LineObs, SignalSeen, Spot, Status, View};
@@ -237,6 +237,9 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     by_family(w, cx).map_err(|mut broken| {
         if w.sealed_file && SIZE_RULES.contains(&broken.rule.as_str()) {
             broken.class.push_str(":sealed-file");
+        }
+        if w.collapse_refused && broken.rule == U_CONTINUE.id {
+            broken.class.push_str(":collapsed");
         }
         broken
     })
