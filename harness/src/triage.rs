@@ -45,6 +45,8 @@ pub struct Judged {
     pub states: BTreeSet<u64>,
     /// Ops that ran.
     pub ops: u32,
+    /// Of them, those that waited until they were broken off.
+    pub waits: u32,
     /// Why nothing can be said, if so.
     pub inconclusive: Option<String>,
     /// The kernel does not offer what some op needs, so that op was not issued.
@@ -97,6 +99,7 @@ pub fn judge(program: &Program, outcome: RunOutcome, profile: &Profile, known: &
         ops: report.ops,
         judge_nanos,
         guest_nanos: seen.nanos,
+        waits: seen.lines.iter().filter(|l| l.status == Status::Timeout).count() as u32,
         lacking: seen.lines.iter().any(|l| l.status == Status::Skipped(Skip::Unavailable)),
         ..Judged::default()
     };

@@ -165,7 +165,7 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
 fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> bool {
     let Some(vma) = w.vma_at(proc, addr).filter(|v| v.is_hugetlb()) else { return false };
     let bound = w.task_bound || matches!(vma.policy, Some((NumaMode::Bind, _)));
-    if !bound && !w.reserve_divided && !kept_by_pins(w, &vma) {
+    if !bound && !w.reserve_divided && !kept_by_pins(w, vma) {
         return false;
     }
     let user = matches!(cx.op, Op::Read { .. } | Op::Write { .. });

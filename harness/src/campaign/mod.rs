@@ -17,7 +17,7 @@ pub use summary::{CanaryFigures, FindingFigures, Summary, VerifyFigures};
 
 use crate::canary::{Canaries, Ended};
 use crate::coverage::Book;
-use crate::engine::{Breed, Ending, Engine, Generators, Guide, Told};
+use crate::engine::{Breed, Ending, Engine, Generators, Guide, Ran, Told};
 use crate::pool::{Done, Event, Job, Pool, PoolSpec, stop};
 use crate::progress::{Figures, Progress};
 use crate::signals::Signals;
@@ -479,7 +479,10 @@ impl<'a> Campaign<'a> {
         };
         let blocks = self.book.as_mut().map(|book| book.program(&cells)).unwrap_or_default();
         if let Some(engine) = &mut self.engine
-            && let Told::Kept(program) = engine.tell(job.ticket, &judged.states, &blocks, ending)?
+            && let Told::Kept(program) = engine.tell(
+                job.ticket,
+                Ran { states: &judged.states, blocks: &blocks, waits: judged.waits, ending },
+            )?
         {
             if tier == FAST {
                 self.want_check(&program, false)?;
@@ -559,7 +562,8 @@ impl<'a> Campaign<'a> {
                 None => Ending::Void,
             };
             if let Some(engine) = &mut self.engine {
-                engine.tell(job.ticket, &BTreeSet::new(), &[], ending)?;
+                let ran = Ran { states: &BTreeSet::new(), blocks: &[], waits: 0, ending };
+                engine.tell(job.ticket, ran)?;
             }
         }
         let end = if sighting.is_some() { End::Finding } else { End::Void };

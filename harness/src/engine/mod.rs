@@ -45,6 +45,10 @@ const WARM_UP: u32 = 64;
 const RANDOM_ONE_IN: usize = 8;
 /// Most mutants of one scheduled entry.
 const MUTANTS_MAX: usize = 48;
+/// What an op that waits until it is broken off costs, in times of a whole program without one.
+const WAIT_COST: usize = 3;
+/// Least mutants an entry is scheduled for, however long it takes.
+const MUTANTS_MIN: usize = 4;
 /// log2 of the most mutations stacked on one mutant.
 const STACK_POW: usize = 3;
 /// Where blocks are counted, one choice of an entry in this many goes by how rare its blocks are.
@@ -107,6 +111,19 @@ pub enum Ending {
     Void,
 }
 
+/// What the run of an asked program gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Ran<'a> {
+    /// Mapping states reached.
+    pub states: &'a BTreeSet<u64>,
+    /// Blocks of kernel text executed.
+    pub blocks: &'a [u32],
+    /// Ops that waited until they were broken off. Time itself would do as well, but would make no
+    /// two campaigns of a seed alike.
+    pub waits: u32,
+    pub ending: Ending,
+}
+
 /// What became of a told program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -137,6 +154,8 @@ struct Plan {
     hits: BTreeMap<u32, u32>,
     /// Blocks that were new when an entry came into the corpus.
     firsts: BTreeMap<usize, Vec<u32>>,
+    /// Ops of an entry that wait until they are broken off, where there are any.
+    waits: BTreeMap<usize, u32>,
 }
 
 /// See the module's head.
@@ -274,7 +293,8 @@ impl Engine {
                     None => HasScheduler::<Case, State>::scheduler_mut(&mut self.fuzzer)
                         .next(&mut self.state)?,
                 };
-                let left = self.state.rand_mut().below_or_zero(MUTANTS_MAX);
+                let most = self.most_mutants(id);
+                let left = self.state.rand_mut().below_or_zero(most);
                 self.plan.current = Some((id.0, left));
                 id
             }
@@ -286,6 +306,13 @@ impl Engine {
         );
         mutator.mutate(&mut self.state, &mut input)?;
         Ok((input.0, Origin::Mutant(parent.0)))
+    }
+
+    /// Entries that wait have children that wait: they get as much time as the others, not as many
+    /// runs.
+    fn most_mutants(&self, id: CorpusId) -> usize {
+        let waits = self.plan.waits.get(&id.0).copied().unwrap_or(0) as usize;
+        (MUTANTS_MAX / (1 + WAIT_COST * waits)).max(MUTANTS_MIN)
     }
 
     /// Now and then, where blocks are counted, the entry of a few drawn ones whose rarest block was
@@ -306,15 +333,9 @@ impl Engine {
         best.map(|(_, id)| CorpusId(id))
     }
 
-    /// Takes the result of an asked program: its mapping states and the blocks it executed. An id
-    /// that is not outstanding is `Dull`.
-    pub fn tell(
-        &mut self,
-        id: u64,
-        states: &BTreeSet<u64>,
-        blocks: &[u32],
-        ending: Ending,
-    ) -> anyhow::Result<Told> {
+    /// Takes the result of an asked program. An id that is not outstanding is `Dull`.
+    pub fn tell(&mut self, id: u64, ran: Ran<'_>) -> anyhow::Result<Told> {
+        let Ran { states, blocks, waits, ending } = ran;
         let Some(ticket) = self.plan.outstanding.remove(&id) else { return Ok(Told::Dull) };
         *self.state.executions_mut() += 1;
         let exit = match ending {
@@ -344,8 +365,13 @@ impl Engine {
         );
         *self.state.corpus_mut().current_mut() = scheduled;
         let (result, id) = evaluated?;
-        if let (Some(id), false) = (id, firsts.is_empty()) {
-            self.plan.firsts.insert(id.0, firsts);
+        if let Some(id) = id {
+            if !firsts.is_empty() {
+                self.plan.firsts.insert(id.0, firsts);
+            }
+            if waits > 0 {
+                self.plan.waits.insert(id.0, waits);
+            }
         }
         Ok(match result {
             ExecuteInputResult::None => Told::Dull,

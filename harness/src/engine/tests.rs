@@ -73,6 +73,10 @@ fn toy(seed: u64) -> Engine {
     .unwrap()
 }
 
+fn gave<'a>(states: &'a BTreeSet<u64>, blocks: &'a [u32], ending: Ending) -> Ran<'a> {
+    Ran { states, blocks, waits: 0, ending }
+}
+
 /// Runs `n` programs with `depth` of them outstanding, as a pipelined VM would.
 fn drive(engine: &mut Engine, n: usize, depth: usize) -> Vec<Program> {
     let mut flight = VecDeque::new();
@@ -83,7 +87,7 @@ fn drive(engine: &mut Engine, n: usize, depth: usize) -> Vec<Program> {
         }
         let ticket: Ticket = flight.pop_front().unwrap();
         let (states, blocks) = (run(&ticket.program), blocks(&ticket.program));
-        engine.tell(ticket.id, &states, &blocks, Ending::Pass).unwrap();
+        engine.tell(ticket.id, gave(&states, &blocks, Ending::Pass)).unwrap();
         ran.push(ticket.program);
     }
     for ticket in flight {
@@ -141,7 +145,7 @@ fn only_new_states_enter_the_corpus_and_known_faults_never() {
     let states = BTreeSet::from([1u64 << 40, 77]);
     let told = |engine: &mut Engine, ending| {
         let ticket = engine.ask().unwrap();
-        engine.tell(ticket.id, &states, &[], ending).unwrap()
+        engine.tell(ticket.id, gave(&states, &[], ending)).unwrap()
     };
     assert_eq!(told(&mut engine, Ending::Void), Told::Dull);
     assert_eq!(told(&mut engine, Ending::Fault { fresh: false }), Told::Dull);
@@ -179,7 +183,7 @@ fn a_new_block_is_news_once_and_only_where_blocks_guide() {
         let states = BTreeSet::from([5]);
         let mut tell = |blocks: &[u32]| {
             let ticket = engine.ask().unwrap();
-            let told = engine.tell(ticket.id, &states, blocks, Ending::Pass).unwrap();
+            let told = engine.tell(ticket.id, gave(&states, blocks, Ending::Pass)).unwrap();
             matches!(told, Told::Kept(_))
         };
         let news = [tell(&[3]), tell(&[3]), tell(&[3, 7]), tell(&[7]), tell(&[BLOCKS])];
@@ -194,13 +198,13 @@ fn entries_with_rare_blocks_are_chosen_more_often() {
     let mut engine = Engine::new(1, Arc::new(Toy), Vec::new(), Guide::All, BLOCKS).unwrap();
     for block in 0..20 {
         let ticket = engine.ask().unwrap();
-        engine.tell(ticket.id, &BTreeSet::new(), &[block], Ending::Pass).unwrap();
+        engine.tell(ticket.id, gave(&BTreeSet::new(), &[block], Ending::Pass)).unwrap();
     }
     // Every block but the fourth becomes common.
     for _ in 0..30 {
         let common: Vec<u32> = (0..20).filter(|block| *block != 4).collect();
         let ticket = engine.ask().unwrap();
-        engine.tell(ticket.id, &BTreeSet::new(), &common, Ending::Pass).unwrap();
+        engine.tell(ticket.id, gave(&BTreeSet::new(), &common, Ending::Pass)).unwrap();
     }
     let chosen: Vec<CorpusId> = (0..300).filter_map(|_| engine.rare()).collect();
     assert!((60..140).contains(&chosen.len()), "{} of 300", chosen.len());
@@ -214,7 +218,23 @@ fn without_a_guide_nothing_is_a_mutant() {
     for _ in 0..200 {
         let ticket = engine.ask().unwrap();
         assert!(!matches!(ticket.origin, Origin::Mutant(_)));
-        engine.tell(ticket.id, &run(&ticket.program), &[], Ending::Pass).unwrap();
+        engine.tell(ticket.id, gave(&run(&ticket.program), &[], Ending::Pass)).unwrap();
     }
     assert!(engine.corpus_len() > 0);
+}
+
+#[test]
+fn entries_that_wait_get_fewer_mutants() {
+    let mut engine = Engine::new(8, Arc::new(Toy), Vec::new(), Guide::States, 0).unwrap();
+    for (state, waits) in [(1, 0), (2, 1), (3, 40)] {
+        let ticket = engine.ask().unwrap();
+        let states = BTreeSet::from([state]);
+        let waited = Ran { waits, ..gave(&states, &[], Ending::Pass) };
+        assert!(matches!(engine.tell(ticket.id, waited).unwrap(), Told::Kept(_)));
+    }
+    let most = |id: usize| engine.most_mutants(CorpusId(id));
+    assert_eq!((most(0), most(1), most(2)), (MUTANTS_MAX, MUTANTS_MAX / 4, MUTANTS_MIN));
+    let back =
+        Engine::restore(&engine.checkpoint().unwrap(), Arc::new(Toy), Guide::States, 0).unwrap();
+    assert_eq!(back.most_mutants(CorpusId(1)), most(1), "a checkpoint keeps it");
 }
