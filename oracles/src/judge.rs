@@ -335,9 +335,10 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
     let wants = removals_as_seen(w, &cx.obs.events);
     for want in &wants {
         if !seen.any(|got| same_event(want, got)) {
+            let rule = if elsewhere_in_page(w, want, &cx.obs.events) { HG_ADDR } else { F_EVENT };
             let class = format!("missing:{}", event_name(want.event, want.flags));
             let want = format!("{} at {}", event_name(want.event, want.flags), want.at);
-            return Err(cx.broken(F_EVENT, &class, want, events_text(&cx.obs.events)));
+            return Err(cx.broken(rule, &class, want, events_text(&cx.obs.events)));
         }
     }
     let stray = cx.obs.events.iter().find(|got| !wants.iter().any(|want| same_event(want, got)));
@@ -347,6 +348,20 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
     let rule = if moved && got.event == event::PAGEFAULT { F_EVENT_ADDR } else { F_NO_EVENT };
     let class = format!("extra:{}", event_name(got.event, got.flags));
     Err(cx.broken(rule, &class, "no such event", events_text(&cx.obs.events)))
+}
+
+/// Did the fault of a base page of a huge one that may be mapped in pieces come with the address
+/// of another of its base pages?
+fn elsewhere_in_page(w: &World, want: &ExpectedEvent, seen: &[FaultSeen]) -> bool {
+    let Some(vma) = w.vma_at(ProcId(0), want.at.addr()).filter(|v| v.flags.hgm) else {
+        return false;
+    };
+    let page = vma.unit_addr(want.at.addr());
+    let inside = |spot: Spot| matches!(spot, Spot::In(at) if vma.unit_addr(at.addr()) == page);
+    want.event == event::PAGEFAULT
+        && seen
+            .iter()
+            .any(|got| (got.event, got.flags) == (want.event, want.flags) && inside(got.at))
 }
 
 /// madvise removes mapping by mapping, and whether neighbours of equal attributes are one mapping
@@ -518,9 +533,8 @@ fn place_of(op: &Op) -> Option<Place> {
 /// Mapping state at a place, for feedback: entry class, modes, neighbours in other processes.
 fn state_class(w: &World, proc: ProcId, place: Place) -> String {
     let Some(vma) = w.vma_at(proc, place.addr()) else { return "unmapped".into() };
-    let unit = vma.unit_addr(place.addr());
-    let entry = w.entry(proc, unit);
-    let class = views::entry_class(w, vma, unit, entry);
+    let (unit, entry) = w.slot(proc, vma, place.addr());
+    let class = views::node_class(w, proc, vma, unit, entry);
     let modes = vma.uffd.map(|(_, m)| m.0).unwrap_or(0);
     let maps = match entry.map(|e| e.slot) {
         Some(Slot::Page(b)) => w.mapcount(b).min(3),
@@ -529,7 +543,10 @@ fn state_class(w: &World, proc: ProcId, place: Place) -> String {
     let part = if place.off.is_multiple_of(vma.unit_bytes()) { "whole" } else { "inside" };
     let f = &vma.flags;
     let bits = [f.locked, f.hugepage, f.nohugepage, f.dontfork, f.wipeonfork, vma.starved];
-    let flags: String = bits.iter().map(|b| if *b { '1' } else { '0' }).collect();
+    let mut flags: String = bits.iter().map(|b| if *b { '1' } else { '0' }).collect();
+    if f.hgm {
+        flags.push_str("hm");
+    }
     format!("{class}/{}/{modes}/{maps}/{part}/{flags}/{}", vma.prot.0, u8::from(proc.0 != 0))
 }
 

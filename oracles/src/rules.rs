@@ -4,6 +4,7 @@
 mod advice;
 mod fault;
 mod file;
+mod hgm;
 mod mapping;
 mod observe;
 mod process;
@@ -12,6 +13,7 @@ mod uffd;
 pub use advice::*;
 pub use fault::*;
 pub use file::*;
+pub use hgm::*;
 pub use mapping::*;
 pub use observe::*;
 pub use process::*;
@@ -44,5 +46,5 @@ pub(crate) use rules;
 
 /// All rules, part by part.
 pub fn all() -> Vec<RuleRef> {
-    [FILE, MAPPING, FAULT, ADVICE, UFFD, PROCESS, OBSERVE].concat()
+    [FILE, MAPPING, FAULT, ADVICE, UFFD, HGM, PROCESS, OBSERVE].concat()
 }

@@ -7,6 +7,7 @@
 
 use crate::errno::EFAULT;
 use crate::mutants::Mutant;
+use crate::ops::uffd::resolve_wp;
 use crate::step::{Cx, Out, seen_bits};
 use crate::world::{Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, World};
 use case::limits::PAGE;
@@ -72,8 +73,7 @@ pub fn touch(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access
         if let Some(vma) = w.vma_at(proc, addr).cloned()
             && let Some(body) = w.cached(&vma, addr)
         {
-            let unit = vma.unit_addr(addr);
-            let entry = w.entry(proc, unit);
+            let (unit, entry) = w.slot(proc, &vma, addr);
             let wp = entry.is_some_and(|e| e.slot == Slot::Marker);
             let unmapped = wp || entry.is_none();
             if unmapped {
@@ -100,8 +100,7 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     if !allowed {
         return Round::Ended(SEGV_ACCERR);
     }
-    let unit = vma.unit_addr(addr);
-    let entry = w.entry(proc, unit);
+    let (unit, entry) = w.slot(proc, &vma, addr);
     if entry.is_none_or(|e| e.slot == Slot::Unsure)
         && let Some(body) = across_the_end(w, cx, &vma, addr)
     {
@@ -169,7 +168,8 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
         return false;
     }
     let user = matches!(cx.op, Op::Read { .. } | Op::Write { .. });
-    let had = seen_bits(cx, proc, vma.unit_addr(addr)).is_some_and(|b| b & pm::PRESENT != 0);
+    let (unit, entry) = w.slot(proc, vma, addr);
+    let had = seen_bits(cx, proc, unit).is_some_and(|b| b & pm::PRESENT != 0);
     let refused = match cx.op {
         Op::Read { .. } | Op::Write { .. } => matches!(cx.obs.status, Status::Signal(s)
             if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
@@ -181,7 +181,7 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     };
     let copies = access == Access::Write && vma.is_private();
     refused
-        && match w.entry(proc, vma.unit_addr(addr)).map(|e| e.slot) {
+        && match entry.map(|e| e.slot) {
             None | Some(Slot::Marker) => {
                 (user || !had) && (copies || w.cached(vma, addr).is_none())
             }
@@ -208,7 +208,7 @@ fn kept_by_pins(w: &World, vma: &Vma) -> bool {
 
 /// A store to an entry with the uffd-wp bit.
 fn protected_write(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, entry: Entry) -> Round {
-    let unit = vma.unit_addr(addr);
+    let unit = w.node(proc, vma, addr).start;
     let is_async = vma
         .uffd
         .and_then(|(u, _)| w.uffds.get(&u))
@@ -421,7 +421,8 @@ fn fill_hugetlb(
     if vma.is_private() {
         mark_anon_vma(w, proc, addr);
     }
-    w.set_entry(proc, vma.unit_addr(addr), Some(Entry { slot: Slot::Page(body), wp: marker }));
+    let unit = w.node(proc, vma, addr).start;
+    w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp: marker }));
     settled(marker, access)
 }
 
@@ -434,7 +435,7 @@ fn map_cached_huge(
     body: BodyId,
     marker: bool,
 ) -> Round {
-    let unit = vma.unit_addr(addr);
+    let unit = w.node(proc, vma, addr).start;
     w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp: marker }));
     if marker && access == Access::Write {
         return Round::Again;
@@ -630,13 +631,24 @@ fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why:
         Why::Wp => event::FLAG_WRITE | event::FLAG_WP,
     };
     let exact = state.features.has(UffdFeatures::EXACT_ADDRESS) || w.mutated(Mutant::EventsExact);
-    let at = if exact { addr } else { vma.unit_addr(addr) };
+    let at = match (exact, vma.flags.hgm) {
+        (true, _) => addr,
+        // Who resolves pieces must be told which one is missed (HG-04).
+        (false, true) => addr - addr % PAGE,
+        (false, false) => vma.unit_addr(addr),
+    };
     if let Some(at) = World::place(at) {
         let expected =
             ExpectedEvent { uffd, event: event::PAGEFAULT, flags, at, to: Spot::In(at), len: 0 };
         w.expected_events.push(expected);
     }
     let answered = match why {
+        Why::Wp if vma.flags.hgm => {
+            // The answer is for the whole huge page, whatever it is mapped by.
+            let whole = vma.unit_addr(addr);
+            resolve_wp(w, proc, whole, whole + vma.unit_bytes());
+            true
+        }
         Why::Wp => {
             let unit = vma.unit_addr(addr);
             if let Some(e) = w.entry(proc, unit) {
@@ -654,7 +666,12 @@ fn answer_minor(w: &mut World, proc: ProcId, vma: &Vma, addr: u64) -> bool {
     let Some(body) = w.cached(vma, addr) else { return false };
     prepared(w, proc, vma, addr);
     let entry = Entry { slot: Slot::Page(body), wp: false };
-    w.set_entry(proc, vma.unit_addr(addr), Some(entry));
+    if w.in_pieces(proc, vma, addr) {
+        // The handler tries the whole page first, and where pieces are in the way the base page.
+        w.make_tables(proc, vma, addr, PAGE);
+    }
+    let unit = w.node(proc, vma, addr).start;
+    w.set_entry(proc, unit, Some(entry));
     true
 }
 
@@ -667,6 +684,11 @@ fn answer_missing(
     uffd: u8,
 ) -> bool {
     let unit = vma.unit_addr(addr);
+    if w.in_pieces(proc, vma, addr) {
+        // COPY fills whole huge pages only, and a page table is in its way (U-10): nothing the
+        // handler does helps.
+        return false;
+    }
     let marker = w.entry(proc, unit).is_some();
     let slot = match policy {
         Policy::None => return false,

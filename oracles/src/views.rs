@@ -9,6 +9,7 @@ use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{PageRun, View, VmaObs, Word, pm};
 use case::{Family, PageSize, Place, ProcId, Share, UffdModes};
+use std::collections::BTreeMap;
 
 /// Frames seen in one moment: page to frame and back. A frame id names a 4 KiB frame; a huge page
 /// is known by the frame of its first.
@@ -18,23 +19,41 @@ pub struct Frames {
     by_body: Vec<u32>,
     /// Every (frame, page, address) seen, checked for doubles when all looks are in.
     seen: Vec<(u32, BodyId, u64)>,
-    /// How many entries map each page, counted once for all looks of the moment.
+    /// How many entries map each page whole, counted once for all looks of the moment.
     maps: Vec<u32>,
+    /// How many leaves map each base page of huge pages that are mapped in pieces.
+    pieces: BTreeMap<BodyId, Vec<u32>>,
 }
 
 impl Frames {
     fn of(w: &World) -> Self {
         let mut maps = vec![0; w.bodies.len()];
-        for entry in w.procs.values().flat_map(|p| p.entries.values()) {
-            if let Slot::Page(body) = entry.slot {
-                maps[body] += 1;
+        let mut pieces = BTreeMap::new();
+        for (id, p) in &w.procs {
+            for (at, entry) in &p.entries {
+                let Slot::Page(body) = entry.slot else { continue };
+                match w.vma_at(*id, *at).filter(|_| !p.tables.is_empty()) {
+                    Some(vma) if w.in_pieces(*id, vma, *at) => {
+                        let base = (w.bodies[body].size.bytes() / PAGE) as usize;
+                        let counts = pieces.entry(body).or_insert_with(|| vec![0; base]);
+                        let first = World::sub_page(vma, *at) as usize;
+                        let size = (w.node(*id, vma, *at).size / PAGE) as usize;
+                        counts[first..first + size].iter_mut().for_each(|n| *n += 1);
+                    }
+                    _ => maps[body] += 1,
+                }
             }
         }
-        Frames { by_body: vec![0; maps.len()], maps, seen: Vec::new() }
+        Frames { by_body: vec![0; maps.len()], maps, pieces, seen: Vec::new() }
     }
-    /// Entries that map the page; one for a page a look has just settled.
-    fn mapcount(&self, body: BodyId) -> u32 {
-        self.maps.get(body).copied().unwrap_or(1)
+    /// Leaves over a base page of the page; one for a page a look has just settled.
+    fn mapcount(&self, body: BodyId, sub: u32) -> u32 {
+        let pieces = self.pieces.get(&body).and_then(|counts| counts.get(sub as usize));
+        self.maps.get(body).copied().unwrap_or(1) + pieces.copied().unwrap_or(0)
+    }
+    /// Is any of it mapped in pieces? Then the rules of HGM say how often.
+    fn in_pieces(&self, body: BodyId) -> bool {
+        self.pieces.contains_key(&body)
     }
 }
 
@@ -105,8 +124,7 @@ fn nothing_in(w: &World, proc: ProcId, start: u64, end: u64) -> bool {
     // An entry of a huge page may begin before the range.
     let from = start - start % PageSize::Huge1G.bytes();
     let covers = |(at, _): (&u64, &Entry)| {
-        let unit = w.vma_at(proc, *at).map_or(PAGE, Vma::unit_bytes);
-        at + unit > start
+        w.vma_at(proc, *at).map_or(at + PAGE, |vma| w.node(proc, vma, *at).end()) > start
     };
     !p.entries.range(from..end).rev().take(1).any(covers)
 }
@@ -132,26 +150,26 @@ fn page(
         }
         return Ok(());
     };
-    let unit = vma.unit_addr(addr);
-    let entry = w.entry(proc, unit);
+    let (unit, entry) = w.slot(proc, vma, addr);
     let (want, mask) = bits_of(w, vma, entry);
     if bits & mask != want & mask {
         let lost = w.unregister_failed && want & !bits & mask & pm::UFFD_WP != 0;
         let class = format!(
             "{}:{}{}",
-            entry_class(w, vma, unit, entry),
+            node_class(w, proc, vma, unit, entry),
             diff_class(want, bits, mask),
             if lost { ":refused" } else { "" }
         );
+        let sort = node_class(w, proc, vma, unit, entry);
         return Err(cx.broken(
-            O_PAGEMAP,
+            if vma.flags.hgm { HG_NODE } else { O_PAGEMAP },
             &class,
-            at_text(addr, &format!("{} ({})", bits_text(want), entry_class(w, vma, unit, entry))),
+            at_text(addr, &format!("{} ({sort})", bits_text(want))),
             bits_text(bits),
         ));
     }
     let Some(Slot::Page(body)) = entry.map(|e| e.slot) else { return Ok(()) };
-    exclusive(w, cx, vma, (addr, bits), body, frames)?;
+    exclusive(w, cx, vma, (addr, bits), (body, World::sub_page(vma, unit)), frames)?;
     alias(w, cx, vma, addr, body, seen.frame, frames)?;
     kpage(w, cx, vma, (addr, seen), body, frames)
 }
@@ -250,13 +268,14 @@ fn maybe_huge(w: &World, vma: &Vma) -> bool {
     matches!(vma.backing, Backing::File { key, .. } if w.files[key].maybe_huge)
 }
 
-/// Bit 56 against the number of entries that map the page (O-008).
+/// Bit 56 against the number of entries that map the page (O-008); `first` is the base page that
+/// the entry begins with.
 fn exclusive(
     w: &World,
     cx: &Cx<'_>,
     vma: &Vma,
     (addr, bits): (u64, u8),
-    body: BodyId,
+    (body, first): (BodyId, u32),
     frames: &Frames,
 ) -> Out {
     // An unsure entry elsewhere may map a file page too.
@@ -264,15 +283,22 @@ fn exclusive(
     if w.bodies[body].loose || !known {
         return Ok(());
     }
-    let single = frames.mapcount(body) == 1 || w.mutated(Mutant::ExclusiveAlways);
-    if single == (bits & pm::EXCLUSIVE != 0) || single && table_may_be_shared(vma, addr) {
+    let sub = World::sub_page(vma, addr);
+    let count = frames.mapcount(body, sub);
+    let single = count == 1 || w.mutated(Mutant::ExclusiveAlways);
+    let bit = bits & pm::EXCLUSIVE != 0;
+    if single == bit || single && table_may_be_shared(vma, addr) {
+        return Ok(());
+    }
+    if frames.in_pieces(body) && bit == (frames.mapcount(body, first) == 1) {
+        // One bit for a leaf: that of its first base page (pagemap_hugetlb_range).
         return Ok(());
     }
     let class = if single { "single->shared" } else { "shared->exclusive" };
     let what = if vma.is_hugetlb() { "hugetlb" } else { "base" };
-    let want = format!("{} mappings of the page", frames.mapcount(body));
+    let want = format!("{count} mappings of the page");
     Err(cx.broken(
-        O_EXCLUSIVE,
+        if frames.in_pieces(body) { HG_COUNT } else { O_EXCLUSIVE },
         &format!("{what}:{class}"),
         at_text(addr, &want),
         if single { "not exclusive" } else { "exclusive" },
@@ -346,14 +372,15 @@ fn kpage(
         return Err(cx.broken(O_KHUGE, "huge-flag", at_text(addr, &want), got));
     }
     let file_base = w.bodies[body].file.is_some() && !vma.is_hugetlb();
-    let maps = frames.mapcount(body);
+    let maps = frames.mapcount(body, World::sub_page(vma, addr));
     // A page table shared by several mappings maps the page once for all of them.
     let least = if table_may_be_shared(vma, addr) { 1.min(maps) } else { maps };
     let counted = (least..=maps).contains(&kpage.count);
     if !file_base && !w.bodies[body].loose && !counted {
         let want = format!("{maps} mappings");
         let got = format!("kpagecount {}", kpage.count);
-        return Err(cx.broken(O_KCOUNT, "count", at_text(addr, &want), got));
+        let rule = if frames.in_pieces(body) { HG_COUNT } else { O_KCOUNT };
+        return Err(cx.broken(rule, "count", at_text(addr, &want), got));
     }
     Ok(())
 }
@@ -363,6 +390,7 @@ fn table_may_be_shared(vma: &Vma, addr: u64) -> bool {
     let gib = addr - addr % PageSize::Huge1G.bytes();
     vma.unit == PageSize::Huge2M
         && vma.share == Share::Shared
+        && !vma.flags.hgm
         && gib >= vma.start
         && gib + PageSize::Huge1G.bytes() <= vma.end
 }
@@ -392,6 +420,16 @@ fn diff_class(want: u8, got: u8, mask: u8) -> String {
     let diff = (want ^ got) & mask;
     let sign = |bit: u8| if got & bit != 0 { '+' } else { '-' };
     names.iter().filter(|(b, _)| diff & b != 0).map(|(b, n)| format!("{}{n}", sign(*b))).collect()
+}
+
+/// The sort of an entry with the size of its node, if that is not the mapping's page size.
+pub fn node_class(w: &World, proc: ProcId, vma: &Vma, unit: u64, entry: Option<Entry>) -> String {
+    let class = entry_class(w, vma, unit, entry);
+    match w.node(proc, vma, unit).size {
+        size if size == vma.unit_bytes() => class,
+        PAGE => class + "/4k",
+        _ => class + "/2m",
+    }
 }
 
 /// The sort of an entry, for signatures and feedback.
@@ -449,6 +487,9 @@ struct Sums {
     hugetlb_shared: u64,
     hugetlb_private: u64,
     hugetlb_poisoned: u64,
+    /// All three by the level of the leaf: 1 GiB, 2 MiB, 4 KiB.
+    levels: [u64; 3],
+    hgm: bool,
 }
 
 fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frames) -> Sums {
@@ -456,13 +497,21 @@ fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frames) -> Sums 
     let Some(p) = w.proc(proc) else { return sums };
     for (at, entry) in p.entries.range(start..end) {
         let Some(vma) = w.vma_at(proc, *at) else { continue };
-        let kb = vma.unit_bytes() >> 10;
+        let kb = w.node(proc, vma, *at).size >> 10;
+        sums.hgm |= vma.flags.hgm;
+        let mapped = matches!(entry.slot, Slot::Page(_) | Slot::HwPoison);
+        if mapped && vma.is_hugetlb() {
+            let level = [1 << 20, 2 << 10, 4].iter().position(|n| *n == kb);
+            sums.levels[level.unwrap_or(0)] += kb;
+        }
         if w.mutated(Mutant::HugetlbInRss) && vma.is_hugetlb() {
             sums.rss_min += kb;
             sums.rss_max += kb;
         }
         match (entry.slot, vma.is_hugetlb()) {
-            (Slot::Page(b), true) if frames.mapcount(b) >= 2 => sums.hugetlb_shared += kb,
+            (Slot::Page(b), true) if frames.mapcount(b, World::sub_page(vma, *at)) >= 2 => {
+                sums.hugetlb_shared += kb;
+            }
             (Slot::Page(_), true) => sums.hugetlb_private += kb,
             (Slot::HwPoison, true) => sums.hugetlb_poisoned += kb,
             // The mapping of a huge file page goes when it is split for the poison.
@@ -531,7 +580,7 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
     }
     let modes = vma.uffd.map(|(_, m)| m).unwrap_or_default();
     let f = &vma.flags;
-    let flags: [(&[u8; 2], bool); 11] = [
+    let flags: [(&[u8; 2], bool); 12] = [
         (b"um", modes.has(UffdModes::MISSING)),
         (b"uw", modes.has(UffdModes::WP)),
         (b"ui", modes.has(UffdModes::MINOR)),
@@ -543,6 +592,7 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
         (b"wf", f.wipeonfork),
         (b"dd", f.dontdump),
         (b"mg", f.mergeable),
+        (b"hm", f.hgm),
     ];
     for (letters, want) in flags {
         let got = obs.flags.contains(letters);
@@ -602,7 +652,22 @@ fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
         let want = format!("Shared_Hugetlb {want_shared} Private_Hugetlb {want_private} kB");
         let want = at_text(obs.at.addr(), &want);
         let got = format!("Shared_Hugetlb {shared} Private_Hugetlb {private} kB");
-        return Err(cx.broken(O_HUGETLB, class, want, got));
+        let rule = if sums.hgm { HG_COUNT } else { O_HUGETLB };
+        return Err(cx.broken(rule, class, want, got));
+    }
+    levels(cx, obs, sums)
+}
+
+/// The fields of kernels with HGM (HG-06).
+fn levels(cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
+    let labels = ["HugetlbPudMapped", "HugetlbPmdMapped", "HugetlbPteMapped"];
+    for (label, want) in labels.into_iter().zip(sums.levels) {
+        let got = field(&obs.kb, label).unwrap_or(want);
+        if got != want {
+            let class = format!("{label}:{}", if got < want { "less" } else { "more" });
+            let want = at_text(obs.at.addr(), &format!("{label} {want} kB"));
+            return Err(cx.broken(HG_LEVELS, &class, want, format!("{got} kB")));
+        }
     }
     Ok(())
 }
@@ -620,7 +685,8 @@ fn status(w: &World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64)], frames: &F
     let uncounted: u64 = p.entries.iter().filter_map(in_table).sum();
     if got > want || got < want - uncounted {
         let (want, got) = (format!("HugetlbPages {want} kB"), format!("{got} kB"));
-        return Err(cx.broken(O_STATUS_HUGETLB, "sum", want, got));
+        let rule = if all.hgm { HG_BYTES } else { O_STATUS_HUGETLB };
+        return Err(cx.broken(rule, "sum", want, got));
     }
     let locked = p.vmas.values().filter(|v| v.flags.locked && !v.is_hugetlb());
     let want: u64 = locked.map(|v| (v.end - v.start) >> 10).sum();
@@ -639,8 +705,8 @@ fn mincore(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, runs: &[(u32, bool)]
             if let Some(vma) = w.vma_at(proc, addr) {
                 let want = resident_of(w, proc, vma, addr);
                 if want.is_some_and(|want| want != *resident) {
-                    let unit = vma.unit_addr(addr);
-                    let class = entry_class(w, vma, unit, w.entry(proc, unit));
+                    let (unit, entry) = w.slot(proc, vma, addr);
+                    let class = node_class(w, proc, vma, unit, entry);
                     let text = |on: bool| if on { "resident" } else { "not resident" };
                     return Err(cx.broken(
                         O_MINCORE,
@@ -659,11 +725,15 @@ fn mincore(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, runs: &[(u32, bool)]
 /// What mincore must say of a page; `None` when the kernel may say either.
 fn resident_of(w: &World, proc: ProcId, vma: &Vma, addr: u64) -> Option<bool> {
     let cached = w.cached(vma, addr).is_some();
-    let none = w.entry(proc, vma.unit_addr(addr)).is_none();
-    if none && w.mutated(Mutant::MincoreIgnoresCache) {
+    let (_, entry) = w.slot(proc, vma, addr);
+    if entry.is_none() && w.in_pieces(proc, vma, addr) {
+        // There is a page table, and nothing in it.
         return Some(false);
     }
-    match w.entry(proc, vma.unit_addr(addr)).map(|e| e.slot) {
+    if entry.is_none() && w.mutated(Mutant::MincoreIgnoresCache) {
+        return Some(false);
+    }
+    match entry.map(|e| e.slot) {
         Some(Slot::Page(_) | Slot::Zero | Slot::HwPoison) => Some(true),
         Some(Slot::Unsure) => None,
         // hugetlb: page-table state, or page-cache state where no table exists (O-073, O-074).

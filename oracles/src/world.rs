@@ -5,6 +5,10 @@
 //! Pages are [`Body`] objects, so that two entries share a page exactly when the kernel's share a
 //! frame. Pool counters are never stepped: they are counted from the state (rule X-02).
 
+mod nodes;
+
+pub use nodes::{Node, fitting};
+
 use crate::mutants::Mutant;
 use case::limits::PAGE;
 use case::observation::{Counters, Pool, Spot, Word};
@@ -83,7 +87,7 @@ pub enum Slot {
     Unsure,
 }
 
-/// A page-table entry of one unit (4 KiB, or a huge page of a hugetlb VMA).
+/// A page-table entry: 4 KiB, a huge page of a hugetlb VMA, or a piece of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub slot: Slot,
@@ -115,6 +119,8 @@ pub struct VmaFlags {
     pub noreserve: bool,
     /// A write-sealed file mapped read-only: mprotect may never make it writable.
     pub sealed_ro: bool,
+    /// Huge pages may be mapped in pieces (MADV_SPLIT). Never taken back.
+    pub hgm: bool,
 }
 
 /// One VMA; `start` and `end` are virtual addresses.
@@ -146,17 +152,21 @@ pub struct Resv {
     pub consumed: BTreeSet<u64>,
 }
 
-/// A process: its VMAs by start address and its entries by unit address.
+/// A process: its VMAs by start address and its entries by the start of their node.
 #[derive(Clone, Debug, Default)]
 pub struct Proc {
     pub vmas: BTreeMap<u64, Vma>,
     pub entries: BTreeMap<u64, Entry>,
+    /// Page tables below the huge page size, as (start, bytes) of the entry they stand in for.
+    pub tables: BTreeSet<(u64, u64)>,
 }
 
 /// A userfaultfd that was opened successfully.
 #[derive(Clone, Debug)]
 pub struct Uffd {
     pub features: UffdFeatures,
+    /// Asked for high-granularity mapping of what it registers.
+    pub hgm: bool,
     pub policy: Policy,
     /// Events without a reader were produced: filling ioctls may say EAGAIN.
     pub unread: bool,
@@ -489,6 +499,7 @@ impl World {
         self.split_at(proc, start);
         self.split_at(proc, end);
         self.zap(proc, start, end);
+        self.drop_tables(proc, start, end);
         let Some(p) = self.procs.get_mut(&proc) else { return };
         let keys: Vec<u64> = p.vmas.range(start..end).map(|(k, _)| *k).collect();
         for key in keys {

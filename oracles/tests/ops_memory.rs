@@ -1,6 +1,8 @@
 //! Files, mappings and advice: hand-made observations that must pass or break exactly one rule.
 //! What real kernels do is proved elsewhere; here stand the rules a kernel may get wrong.
 
+#[path = "ops_memory/hgm.rs"]
+mod hgm;
 #[path = "ops_memory/order.rs"]
 mod order;
 #[path = "ops_memory/sharing.rs"]

@@ -45,7 +45,19 @@ pub enum Family {
     U612,
 }
 
+/// Which rules of HugeTLB high-granularity mapping a kernel has, named after the generation that
+/// was posted with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum HgmGeneration {
+    /// MADV_SPLIT; a mapcount for each base page of a huge one.
+    V2,
+}
+
 impl Profile {
+    /// The generation of HGM, if the kernel has any: `MADV_SPLIT` is its mark.
+    pub fn hgm(&self) -> Option<HgmGeneration> {
+        self.madv_split.then_some(HgmGeneration::V2)
+    }
     /// Chosen by features: UFFDIO_POISON and UFFDIO_MOVE came together with the 6.12 rules.
     pub fn family(&self) -> Family {
         let new = UffdFeatures::POISON.0 | UffdFeatures::MOVE.0;

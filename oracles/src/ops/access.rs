@@ -90,7 +90,7 @@ fn read(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
 pub fn expect_at(w: &World, proc: ProcId, page: u64, words: [Option<u64>; 2]) -> Expect {
     let mut expect = Expect { words: [Word::Unread; 2], or_zero: false, any: false };
     let Some(vma) = w.vma_at(proc, page) else { return expect };
-    let entry = w.entry(proc, vma.unit_addr(page));
+    let (_, entry) = w.slot(proc, vma, page);
     let full = match entry.map(|e| e.slot) {
         Some(Slot::Page(body)) => {
             let body = &w.bodies[body];
@@ -198,7 +198,7 @@ fn settle_lazy(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) {
 /// The page mapped at an address.
 pub fn body_at(w: &World, proc: ProcId, addr: u64) -> Option<usize> {
     let vma = w.vma_at(proc, addr)?;
-    match w.entry(proc, vma.unit_addr(addr))?.slot {
+    match w.slot(proc, vma, addr).1?.slot {
         Slot::Page(body) => Some(body),
         _ => None,
     }

@@ -1,11 +1,12 @@
 //! madvise: the walk over mappings and the flag advice; [`discard`] holds what drops or fills
-//! pages, [`collapse`] MADV_COLLAPSE, [`poison`] memory failure.
+//! pages, [`collapse`] MADV_COLLAPSE, [`pieces`] that of hugetlb, [`poison`] memory failure.
 
 mod collapse;
 mod discard;
+mod pieces;
 mod poison;
 
-use crate::errno::{EACCES, EAGAIN, EBUSY, EFAULT, EHWPOISON, EINVAL, EIO, ENOMEM, EPERM};
+use crate::errno::{EACCES, EAGAIN, EBUSY, EEXIST, EFAULT, EHWPOISON, EINVAL, EIO, ENOMEM, EPERM};
 use crate::mutants::Mutant;
 use crate::ops::mapping::{cuts_huge, leaves_cut, too_slow, unshare};
 use crate::rules::*;
@@ -33,13 +34,8 @@ struct Part {
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     let Op::Madvise { at, len, advice } = cx.op else { return Ok(()) };
     let start = at.addr();
-    match known(w, *advice) {
-        Some(false) => return cx.errno(H090, EINVAL),
-        None => {
-            w.blur("advice of a kernel generation without rules");
-            return Ok(());
-        }
-        Some(true) => {}
+    if !known(w, *advice) {
+        return cx.errno(H090, EINVAL);
     }
     if !start.is_multiple_of(PAGE) {
         return cx.errno(H090, EINVAL);
@@ -59,15 +55,14 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     walk(w, cx, start, end, *advice)
 }
 
-/// Whether the kernel knows the advice; `None` for what the rules do not cover.
-fn known(w: &World, advice: Advice) -> Option<bool> {
+/// Whether the kernel knows the advice.
+fn known(w: &World, advice: Advice) -> bool {
     match advice {
-        Advice::Unknown => Some(false),
-        Advice::Split if w.profile.madv_split => None,
-        Advice::Split => Some(false),
-        Advice::Collapse => Some(w.profile.collapse),
-        Advice::HugePage | Advice::NoHugePage => Some(w.profile.thp),
-        _ => Some(true),
+        Advice::Unknown => false,
+        Advice::Split => w.profile.hgm().is_some(),
+        Advice::Collapse => w.profile.collapse,
+        Advice::HugePage | Advice::NoHugePage => w.profile.thp,
+        _ => true,
     }
 }
 
@@ -122,13 +117,16 @@ fn flags(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Step {
     if advice == Advice::WipeOnFork && !anonymous && !w.mutated(Mutant::WipeOnForkFileOk) {
         return Step::Fails(A027, EINVAL);
     }
+    if advice == Advice::Split && (!part.vma.is_hugetlb() || part.vma.is_private()) {
+        return Step::Fails(HG_SPLIT, EINVAL);
+    }
     let new = with_advice(&part.vma, advice);
     if new == part.vma.flags {
         return Step::Done;
     }
     if cuts_huge(w, cx.proc, part.start) || cuts_huge(w, cx.proc, part.end) {
         leaves_cut(w, cx.proc, part.start);
-        return Step::Fails(H091, EINVAL);
+        return Step::Fails(if advice == Advice::Split { HG_SPLIT } else { H091 }, EINVAL);
     }
     unshare(w, cx.proc, part.start, part.end);
     w.change_vmas(cx.proc, part.start, part.end, |vma| vma.flags = new);
@@ -150,6 +148,7 @@ fn with_advice(vma: &Vma, advice: Advice) -> VmaFlags {
         // KSM ignores shared and huge mappings (H-092).
         Advice::Mergeable if vma.is_private() && !vma.is_hugetlb() => f.mergeable = true,
         Advice::Unmergeable => f.mergeable = false,
+        Advice::Split => f.hgm = true,
         Advice::HugePage => (f.hugepage, f.nohugepage) = (true, false),
         Advice::NoHugePage => (f.hugepage, f.nohugepage) = (false, true),
         _ => {}

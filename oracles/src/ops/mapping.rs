@@ -111,7 +111,7 @@ pub fn unshare(w: &mut World, proc: ProcId, start: u64, end: u64) {
         split_shmem(w, proc, at);
     }
     for vma in w.vmas_in(proc, start, end) {
-        if vma.unit != PageSize::Huge2M || vma.share == Share::Private {
+        if vma.unit != PageSize::Huge2M || vma.share == Share::Private || vma.flags.hgm {
             continue;
         }
         let Backing::File { key, off } = vma.backing else { continue };
@@ -133,7 +133,9 @@ pub fn unshare(w: &mut World, proc: ProcId, start: u64, end: u64) {
 /// others show without a fault (H-086).
 pub fn haze_shared_tables(w: &mut World) {
     let off = UffdModes::WP | UffdModes::MINOR;
-    let shares = |v: &Vma| v.unit == PageSize::Huge2M && v.share == Share::Shared && !v.armed(off);
+    let shares = |v: &Vma| {
+        v.unit == PageSize::Huge2M && v.share == Share::Shared && !v.armed(off) && !v.flags.hgm
+    };
     let large = |v: &Vma| shares(v) && v.end - v.start >= PUD;
     let found: Vec<(ProcId, Vma)> = (w.procs.iter())
         .flat_map(|(id, p)| p.vmas.values().filter(|v| large(v)).map(|v| (*id, v.clone())))
@@ -230,7 +232,7 @@ pub fn touch_all(
             Touch::Done => {}
             other => return Ok(Some(other)),
         }
-        at = vma.unit_addr(at) + vma.unit_bytes();
+        at = w.node(cx.proc, vma, at).end();
     }
     Ok(None)
 }

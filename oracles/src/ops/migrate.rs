@@ -138,7 +138,7 @@ fn slot_wants(
     let hidden = vma.prot.is_none();
     let nothing = if w.mutated(Mutant::MoveNothingFaults) { EFAULT_SLOT } else { ENOENT_SLOT };
     let anon = vma.backing == Backing::Anon;
-    match w.entry(cx.proc, vma.unit_addr(addr)).map(|e| e.slot) {
+    match w.slot(cx.proc, vma, addr).1.map(|e| e.slot) {
         None if anon => ("anon-none", vec![nothing]),
         None => ("file-none", vec![nothing]),
         Some(Slot::Marker) => ("marker", vec![nothing]),

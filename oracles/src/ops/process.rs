@@ -93,6 +93,9 @@ fn copy_vma(w: &mut World, from: ProcId, child: ProcId, parent: &Proc, vma: &Vma
         return;
     }
     for (at, entry) in parent.entries.range(vma.start..vma.end) {
+        // What is mapped in pieces is copied in the same pieces; an empty table is not.
+        let size = w.node(from, vma, *at).size;
+        w.make_tables(child, &copy, *at, size);
         if let Some(entry) = copy_entry(w, *entry, keeps_wp) {
             w.set_entry(child, *at, Some(entry));
         }

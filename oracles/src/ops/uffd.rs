@@ -4,6 +4,7 @@ mod fill;
 
 use crate::errno::{EBUSY, EINVAL, ENOENT, EPERM};
 use crate::mutants::Mutant;
+use crate::ops::mapping::unshare;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Entry, Slot, Uffd, Vma, World};
@@ -30,17 +31,28 @@ fn open(w: &mut World, cx: &Cx<'_>, uffd: UffdId, features: UffdFeatures, policy
     if !w.profile.has_uffd(features) {
         return cx.errno(U_API, EINVAL);
     }
-    cx.only(U_API, Want::OkAny)?;
     let mut features = features;
+    let hgm = features.has(HGM_FEATURE) && w.profile.hgm().is_some();
+    if hgm {
+        if !features.has(UffdFeatures::EXACT_ADDRESS) {
+            return cx.errno(HG_ENABLE, EINVAL);
+        }
+        features = features.without(HGM_FEATURE);
+    }
+    cx.only(U_API, Want::OkAny)?;
     if features.has(UffdFeatures::WP_ASYNC) {
         features = features | UffdFeatures::WP_UNPOPULATED;
     }
     if w.uffds.contains_key(&uffd) {
         release(w, uffd);
     }
-    w.uffds.insert(uffd, Uffd { features, policy, unread: false });
+    w.uffds.insert(uffd, Uffd { features, hgm, policy, unread: false });
     Ok(())
 }
+
+/// MINOR_HUGETLBFS_HGM of kernels with high-granularity mapping; others gave the bit to
+/// WP_UNPOPULATED.
+const HGM_FEATURE: UffdFeatures = UffdFeatures::WP_UNPOPULATED;
 
 /// The range checks every ioctl shares: 4 KiB alignment and a length.
 pub(super) fn range_ok(at: Place, len: Bytes) -> bool {
@@ -61,9 +73,7 @@ fn register(
     len: Bytes,
     modes: UffdModes,
 ) -> Out {
-    if !w.uffds.contains_key(&uffd) {
-        return Ok(());
-    }
+    let Some(hgm) = w.uffds.get(&uffd).map(|u| u.hgm) else { return Ok(()) };
     let (start, end) = (at.addr(), at.addr() + len.0);
     if modes.is_none() || modes.has(UffdModes::UNKNOWN) || !range_ok(at, len) {
         return cx.errno(U_REG, EINVAL);
@@ -76,6 +86,9 @@ fn register(
     for vma in &vmas {
         if !type_ok(vma, modes) && !w.mutated(Mutant::MinorOnAnonOk) {
             return cx.errno(U_REG_TYPE, EINVAL);
+        }
+        if hgm && vma.is_hugetlb() && vma.is_private() {
+            return cx.errno(HG_ENABLE, EINVAL);
         }
         // A mapping a seal made read-only for good lacks VM_MAYWRITE.
         if vma.flags.sealed_ro {
@@ -92,11 +105,18 @@ fn register(
     cx.only(U_REG_MASK, Want::Ok(mask))?;
     for vma in vmas {
         let old = vma.uffd.map(|(_, m)| m).unwrap_or_default();
-        if old.has(modes) && !old.is_none() {
+        let pieces = hgm && vma.is_hugetlb();
+        if old.has(modes) && !old.is_none() && (!pieces || vma.flags.hgm) {
             continue;
         }
         let (from, to) = (vma.start.max(start), vma.end.min(end));
-        w.change_vmas(ProcId(0), from, to, |v| v.uffd = Some((uffd, modes)));
+        if pieces && !vma.flags.hgm {
+            unshare(w, ProcId(0), from, to);
+        }
+        w.change_vmas(ProcId(0), from, to, |v| {
+            v.uffd = Some((uffd, modes));
+            v.flags.hgm |= pieces;
+        });
         if old.has(UffdModes::WP) && !modes.has(UffdModes::WP) {
             if cx.proc != ProcId(0) {
                 w.blur("another process changed modes of write-protected pages");
@@ -129,7 +149,7 @@ fn settles_read_only(w: &mut World) {
 }
 
 /// Clears wp bits and markers of a range.
-pub(super) fn resolve_wp(w: &mut World, proc: ProcId, start: u64, end: u64) {
+pub fn resolve_wp(w: &mut World, proc: ProcId, start: u64, end: u64) {
     settles_read_only(w);
     let Some(p) = w.proc_mut(proc) else { return };
     let touched: Vec<(u64, Entry)> = p
@@ -291,6 +311,8 @@ fn protect(w: &mut World, vma: &Vma, start: u64, end: u64, on: bool) {
     let marks = (!anon || unpopulated) && !w.mutated(Mutant::NoMarkers);
     let mut at = start;
     while at < end {
+        let node = w.node(ProcId(0), vma, at);
+        at = node.start;
         match w.entry(ProcId(0), at) {
             None if marks => {
                 let marker = Entry { slot: Slot::Marker, wp: false };
@@ -301,6 +323,6 @@ fn protect(w: &mut World, vma: &Vma, start: u64, end: u64, on: bool) {
             }
             _ => {}
         }
-        at += vma.unit_bytes();
+        at = node.end();
     }
 }

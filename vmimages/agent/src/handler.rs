@@ -271,6 +271,14 @@ impl Handler {
                 };
             }
         }
+        if errno == libc::EEXIST && flags & event::FLAG_MINOR != 0 {
+            // A huge page that is mapped in pieces: only the base page that is missed fits. Where
+            // pieces cannot be, that is EINVAL, and the first answer stands.
+            errno = match self.answer_sized(addr, flags, PAGE) {
+                libc::EINVAL => errno,
+                piece => piece,
+            };
+        }
         if errno == libc::EEXIST {
             // Somebody else filled it: the waiter must look again.
             let mut range = uapi::Range { start: addr & !(PAGE - 1), len: PAGE };

@@ -1,6 +1,6 @@
 //! MADV_COLLAPSE: which blocks must, may or cannot become huge, and what that leaves behind.
 
-use super::{EAGAIN, EBUSY, EINVAL, ENOMEM, Part};
+use super::{EAGAIN, EBUSY, EINVAL, ENOMEM, Part, pieces};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
 use crate::ops::mapping::remap::may_merge;
@@ -50,11 +50,19 @@ fn joined(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, merged: bool) -> Out
     let gap = w.has_hole(cx.proc, start, end);
     let mut pos = start;
     let mut hole = false;
+    let mut rule = A003;
     for vma in w.vmas_in(cx.proc, start, end) {
         hole |= vma.start > pos;
         let part = Part { start: vma.start.max(start), end: vma.end.min(end), vma };
         pos = part.end;
         if part.vma.is_hugetlb() && w.mutated(Mutant::CollapseHugetlbOk) {
+            continue;
+        }
+        if part.vma.is_hugetlb() && w.profile.hgm().is_some() {
+            match pieces::collapse(w, cx.proc, &part) {
+                Ok(()) => rule = HG_COLLAPSE,
+                Err(errno) => return cx.errno(HG_COLLAPSE, errno),
+            }
             continue;
         }
         if !eligible(w, &part.vma) {
@@ -69,7 +77,7 @@ fn joined(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, merged: bool) -> Out
     if hole {
         return cx.errno(H090, ENOMEM);
     }
-    cx.only(A003, Want::Ok(0))
+    cx.only(rule, Want::Ok(0))
 }
 
 /// Joins neighbours of equal attributes in the range. True if there were any.

@@ -42,7 +42,7 @@ fn meet(w: &mut World, cx: &Cx<'_>, at: u64) -> Out<Met> {
         Touch::Done => {}
     }
     let Some(vma) = w.vma_at(cx.proc, at).cloned() else { return Ok(Met::Bad) };
-    let entry = w.entry(cx.proc, vma.unit_addr(at));
+    let (_, entry) = w.slot(cx.proc, &vma, at);
     Ok(match entry.map(|e| e.slot) {
         Some(Slot::Page(body)) => Met::Page(body, vma),
         _ => Met::Zero(vma),
@@ -297,6 +297,8 @@ fn perhaps_read(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) {
     for vma in w.vmas_in(cx.proc, start, end) {
         let mut at = vma.unit_addr(start.max(vma.start));
         while at < end.min(vma.end) {
+            let node = w.node(cx.proc, &vma, at);
+            at = node.start;
             let none = w.entry(cx.proc, at).is_none();
             if none && vma.backing != Backing::Anon && w.cached(&vma, at).is_none() {
                 w.blur("soft offlining may have filled holes of a file");
@@ -305,7 +307,7 @@ fn perhaps_read(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) {
             if none {
                 w.set_entry(cx.proc, at, Some(Entry { slot: Slot::Unsure, wp: false }));
             }
-            at += vma.unit_bytes();
+            at = node.end();
         }
     }
 }

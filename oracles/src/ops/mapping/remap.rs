@@ -8,7 +8,7 @@ use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::touch::Touch;
-use crate::world::{Backing, Entry, ExpectedEvent, Slot, Vma, World};
+use crate::world::{Backing, Entry, ExpectedEvent, Node, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, event};
 use case::{MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures};
@@ -314,10 +314,17 @@ fn pieces(w: &World, cx: &Cx<'_>, ask: &Ask) -> Vec<Vma> {
     found
 }
 
-fn take_entries(w: &mut World, cx: &Cx<'_>, ask: &Ask) -> Vec<(u64, Entry)> {
+/// Entries with their addresses and sizes.
+type Taken = Vec<(Node, Entry)>;
+
+fn take_entries(w: &mut World, cx: &Cx<'_>, ask: &Ask) -> Taken {
     let (start, end) = (ask.old, ask.old_end());
     let Some(p) = w.proc(cx.proc) else { return Vec::new() };
-    let found: Vec<(u64, Entry)> = p.entries.range(start..end).map(|(a, e)| (*a, *e)).collect();
+    let node = |at: u64| match w.vma_at(cx.proc, at) {
+        Some(vma) => w.node(cx.proc, vma, at),
+        None => Node { start: at, size: PAGE },
+    };
+    let found: Taken = p.entries.range(start..end).map(|(a, e)| (node(*a), *e)).collect();
     w.zap(cx.proc, start, end);
     if w.mutated(Mutant::MremapLosesPages) { Vec::new() } else { found }
 }
@@ -335,14 +342,7 @@ fn leave_empty(w: &mut World, cx: &Cx<'_>, ask: &Ask) {
 }
 
 /// Puts the pieces and their entries at the new address.
-fn place(
-    w: &mut World,
-    cx: &Cx<'_>,
-    ask: &Ask,
-    dest: u64,
-    pieces: Vec<Vma>,
-    entries: Vec<(u64, Entry)>,
-) {
+fn place(w: &mut World, cx: &Cx<'_>, ask: &Ask, dest: u64, pieces: Vec<Vma>, entries: Taken) {
     w.cut_or_moved = true;
     let shift = |addr: u64| addr - ask.old + dest;
     let count = pieces.len();
@@ -366,14 +366,20 @@ fn place(
         }
         let range = vma.start..vma.end;
         if let Some(p) = w.proc_mut(cx.proc) {
-            p.vmas.insert(vma.start, vma);
+            p.vmas.insert(vma.start, vma.clone());
         }
-        for (at, mut entry) in entries.iter().copied() {
-            if !range.contains(&shift(at)) || (!keeps && entry.slot == Slot::Marker) {
+        for (node, mut entry) in entries.iter().copied() {
+            let at = shift(node.start);
+            if !range.contains(&at) {
+                continue;
+            }
+            // Leaves keep their sizes, so tables come along with what they hold.
+            w.make_tables(cx.proc, &vma, at, node.size);
+            if !keeps && entry.slot == Slot::Marker {
                 continue;
             }
             entry.wp &= keeps;
-            w.set_entry(cx.proc, shift(at), Some(entry));
+            w.set_entry(cx.proc, at, Some(entry));
         }
     }
 }

@@ -107,8 +107,8 @@ fn reach(
 /// protects it stays.
 fn unshare(w: &mut World, proc: ProcId, page: u64) -> bool {
     let Some(vma) = w.vma_at(proc, page).cloned() else { return true };
-    let unit = vma.unit_addr(page);
-    let Some(entry) = w.entry(proc, unit) else { return true };
+    let (unit, entry) = w.slot(proc, &vma, page);
+    let Some(entry) = entry else { return true };
     let Slot::Page(body) = entry.slot else { return true };
     if w.bodies[body].file.is_some() || w.mapcount(body) < 2 {
         return true;

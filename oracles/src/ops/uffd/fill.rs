@@ -7,7 +7,7 @@ use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::touch::{filled_body, mark_anon_vma, prepared, tag_body};
-use crate::world::{Backing, Entry, Slot, Vma, World};
+use crate::world::{Backing, Entry, Node, Slot, Vma, World, fitting};
 use case::limits::PAGE;
 use case::observation::{FIELD_UNTOUCHED, Output, Status};
 use case::{Bytes, Family, FillFlags, Op, Place, ProcId, UffdModes};
@@ -44,9 +44,22 @@ fn rule(fill: Fill, vma: &Vma) -> RuleRef {
         Fill::Copy if vma.is_hugetlb() => U_COPY_HUGE,
         Fill::Copy => U_COPY,
         Fill::Zero => U_ZERO,
+        Fill::Continue if vma.flags.hgm => HG_CONTINUE,
         Fill::Continue => U_CONTINUE,
         Fill::Poison => U_POISON,
     }
+}
+
+/// May the call fill base pages of huge ones?
+fn in_pieces(fill: Fill, vma: &Vma) -> bool {
+    fill == Fill::Continue && vma.flags.hgm
+}
+
+/// What is filled next: the huge or base page at `at`, or with HGM the largest leaf that fits the
+/// rest of the range.
+fn piece(fill: Fill, vma: &Vma, at: u64, end: u64) -> Node {
+    let size = if in_pieces(fill, vma) { fitting(vma, at, end) } else { vma.unit_bytes() };
+    Node { start: at, size }
 }
 
 fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: FillFlags) -> Out {
@@ -78,17 +91,18 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
     prepared(w, ProcId(0), &vma, start);
     let mut done = start;
     while done < end {
-        match unit_result(w, fill, &vma, done) {
-            Unit::Ok => apply(w, cx, fill, &vma, done, flags),
+        let piece = piece(fill, &vma, done, end);
+        match unit_result(w, fill, &vma, piece) {
+            Unit::Ok => apply(w, cx, fill, &vma, piece, flags),
             Unit::Fails(errno) => return failed(cx, rule(fill, &vma), done - start, errno),
             Unit::Either(errno) => {
                 if stopped_at(cx, done - start) {
                     return failed(cx, rule(fill, &vma), done - start, errno);
                 }
-                apply(w, cx, fill, &vma, done, flags);
+                apply(w, cx, fill, &vma, piece, flags);
             }
         }
-        done += vma.unit_bytes();
+        done = piece.end();
     }
     cx.only(rule(fill, &vma), Want::Ok(0))?;
     field(cx, len.0 as i64)
@@ -148,7 +162,7 @@ fn whole_errno(
     if flags.has(FillFlags::WP) && !vma.armed(UffdModes::WP) {
         return Some(EINVAL);
     }
-    let unit = vma.unit_bytes();
+    let unit = if in_pieces(fill, vma) { PAGE } else { vma.unit_bytes() };
     let aligned = start.is_multiple_of(unit) && len.0.is_multiple_of(unit);
     let huge_zero = fill == Fill::Zero && vma.is_hugetlb() && !w.mutated(Mutant::ZeropageHugeOk);
     let anon_continue = fill == Fill::Continue && vma.backing == Backing::Anon;
@@ -165,8 +179,28 @@ fn beyond(w: &World, vma: &Vma, at: u64) -> bool {
     }
 }
 
-fn unit_result(w: &World, fill: Fill, vma: &Vma, at: u64) -> Unit {
-    let slot = w.entry(ProcId(0), at).map(|e| e.slot);
+/// Is something in the way of a leaf before its own place is looked at: a table where it should
+/// stand, or a larger entry above it? `None` if that may be.
+fn in_the_way(w: &World, vma: &Vma, piece: Node) -> Option<bool> {
+    let there = w.node(ProcId(0), vma, piece.start);
+    let slot = w.entry(ProcId(0), there.start).map(|e| e.slot);
+    match slot {
+        _ if there.size < piece.size => Some(true),
+        _ if there.size == piece.size => Some(false),
+        None | Some(Slot::Marker | Slot::UffdPoison) => Some(false),
+        Some(Slot::Unsure) => None,
+        Some(_) => Some(true),
+    }
+}
+
+fn unit_result(w: &World, fill: Fill, vma: &Vma, piece: Node) -> Unit {
+    let at = piece.start;
+    let way = in_the_way(w, vma, piece);
+    if way == Some(true) {
+        return Unit::Fails(EEXIST);
+    }
+    let there = w.node(ProcId(0), vma, at);
+    let slot = w.entry(ProcId(0), at).filter(|_| there.size == piece.size).map(|e| e.slot);
     let taken = match slot {
         None | Some(Slot::Unsure) => false,
         // Markers of both sorts are as good as none, but for what wants strictly none
@@ -176,7 +210,7 @@ fn unit_result(w: &World, fill: Fill, vma: &Vma, at: u64) -> Unit {
         }
         Some(_) => true,
     } && !w.mutated(Mutant::FillOverwrites);
-    let unsure = slot == Some(Slot::Unsure);
+    let unsure = slot == Some(Slot::Unsure) || way.is_none();
     let found = match fill {
         Fill::Continue => continue_errno(w, vma, at, taken),
         _ if vma.is_hugetlb() => huge_errno(w, fill, vma, at, taken),
@@ -238,7 +272,8 @@ fn base_errno(w: &World, fill: Fill, vma: &Vma, at: u64, taken: bool) -> Option<
     taken.then_some(EEXIST)
 }
 
-fn apply(w: &mut World, cx: &Cx<'_>, fill: Fill, vma: &Vma, at: u64, flags: FillFlags) {
+fn apply(w: &mut World, cx: &Cx<'_>, fill: Fill, vma: &Vma, piece: Node, flags: FillFlags) {
+    let at = piece.start;
     let wp = flags.has(FillFlags::WP);
     let slot = match fill {
         Fill::Poison => Slot::UffdPoison,
@@ -258,5 +293,6 @@ fn apply(w: &mut World, cx: &Cx<'_>, fill: Fill, vma: &Vma, at: u64, flags: Fill
             Slot::Page(body)
         }
     };
+    w.make_tables(ProcId(0), vma, at, piece.size);
     w.set_entry(ProcId(0), at, Some(Entry { slot, wp }));
 }
