@@ -28,6 +28,8 @@ enum Family {
     Poison,
     Migration,
     Gup,
+    /// Huge pages mapped in pieces, where the kernel can.
+    Pieces,
 }
 
 /// What a step of a program tries.
@@ -46,6 +48,7 @@ pub(crate) enum Move {
     Advise,
     Arm,
     Fill,
+    Piece,
     WriteProtect,
     UffdMisc,
     Fork,
@@ -171,6 +174,28 @@ const GUP: &[(u32, Move)] = &[
     (8, Look),
 ];
 
+const PIECES: &[(u32, Move)] = &[
+    (20, Touch),
+    (40, Piece),
+    (6, Discard),
+    (6, FileOp),
+    (2, Map),
+    (3, Unmap),
+    (6, Remap),
+    (5, Protect),
+    (2, Lock),
+    (4, Populate),
+    (2, Advise),
+    (4, Arm),
+    (5, WriteProtect),
+    (2, UffdMisc),
+    (3, Fork),
+    (4, Migrate),
+    (3, Gup),
+    (1, Poison),
+    (6, Look),
+];
+
 impl Family {
     fn moves(self) -> &'static [(u32, Move)] {
         match self {
@@ -181,6 +206,7 @@ impl Family {
             Family::Migration => MIGRATION,
             Family::Poison => POISON,
             Family::Gup => GUP,
+            Family::Pieces => PIECES,
         }
     }
 }
@@ -246,6 +272,7 @@ fn family(rng: &mut ChaCha8Rng, profile: &Profile) -> Family {
         (3, Family::Poison),
         (if profile.nodes > 1 { 8 } else { 2 }, Family::Migration),
         (5, Family::Gup),
+        (if profile.hgm().is_some() { 60 * huge } else { 0 }, Family::Pieces),
     ];
     weighted(rng, &list)
 }
@@ -353,6 +380,7 @@ impl Builder<'_> {
             let mut ops = Vec::new();
             for _ in 0..self.rng.random_range(1..=4usize) {
                 let next = match calm {
+                    true if family == Family::Pieces => one(self.rng, &[Touch, Touch, Fill, Piece]),
                     true => one(self.rng, &[Touch, Touch, Touch, Fill, Populate]),
                     false => weighted(self.rng, family.moves()),
                 };
@@ -394,6 +422,7 @@ impl Builder<'_> {
             Advise => self.advise(),
             Arm => self.arm(),
             Fill => self.fill(),
+            Piece => self.piece(),
             WriteProtect => self.write_protect(),
             UffdMisc => self.uffd_misc(),
             Migrate => self.migrate(),

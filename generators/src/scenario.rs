@@ -27,6 +27,7 @@ pub const SCENARIOS: &[&str] = &[
 /// A program of the named scenario for a kernel of this profile; `None` for an unknown name.
 pub fn scenario(name: &str, rng: &mut ChaCha8Rng, profile: &Profile) -> Option<Program> {
     let text = match name {
+        "postcopy" if profile.hgm().is_some() && chance(rng, 75) => postcopy_in_pieces(rng),
         "postcopy" => postcopy(rng, profile, true),
         "postcopy-shmem" => postcopy(rng, profile, false),
         "thp-collapse" => thp_collapse(rng, profile),
@@ -122,6 +123,69 @@ fn postcopy(rng: &mut ChaCha8Rng, profile: &Profile, hugetlb: bool) -> String {
         out += &format!("unregister uffd=u0 at=r0 len={mib}M\nread at=r0 len={mib}M\n");
     }
     out + &format!("observe at=r0 len={mib}M what=pagemap,smaps,mincore,counters\n")
+}
+
+/// The same by base pages: they arrive in any order, faults are answered piece by piece, and each
+/// huge page is put together when all of it is there.
+fn postcopy_in_pieces(rng: &mut ChaCha8Rng) -> String {
+    let n = rng.random_range(1..=3u64);
+    let mib = n * 2;
+    let split = chance(rng, 80);
+    let features = match (split, chance(rng, 50)) {
+        (true, false) => "minor_hugetlbfs",
+        (true, true) => "minor_hugetlbfs,exact_address",
+        // The older way: a feature, whose bit other kernels gave to this one.
+        (false, _) => "minor_hugetlbfs,exact_address,wp_unpopulated",
+    };
+    let handler = one(rng, &["none", "copy"]);
+    let mut out = format!(
+        "f0 = memfd\nftruncate file=f0 len={mib}M\n\
+         mmap at=r0 len={mib}M share=shared from=f0\nmmap at=r1 len={mib}M share=shared from=f0\n"
+    );
+    if split {
+        out += &format!("madvise at=r0 len={mib}M advice=split\n");
+    }
+    out += &format!("u0 = uffd features={features} handler={handler}\n");
+    out += &format!("register uffd=u0 at=r0 len={mib}M modes=minor\n");
+    for page in 0..n {
+        let base = page * 2048;
+        // Cuts between runs of base pages, KiB; the runs arrive shuffled.
+        let mut cuts: Vec<u64> = (0..rng.random_range(1..=4)).map(|_| inner(rng)).collect();
+        cuts.extend([0, 2048]);
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut runs: Vec<(u64, u64)> = cuts.windows(2).map(|w| (w[0], w[1] - w[0])).collect();
+        runs.shuffle(rng);
+        for (i, (off, len)) in runs.iter().enumerate() {
+            let at = base + off;
+            out += &format!("write at=r1+{at}K len={len}K\n");
+            if i == 0 && handler == "copy" && chance(rng, 40) {
+                out += &format!("read at=r0+{}K len=4K\n", base + inner(rng));
+            }
+            out += &format!("continue uffd=u0 at=r0+{at}K len={len}K\n");
+        }
+        if chance(rng, 30) {
+            out += &format!("madvise at=r0+{base}K len=2M advice=dontneed\n");
+            out += &format!("continue uffd=u0 at=r0+{base}K len={}K\n", one(rng, &[4, 2044, 2048]));
+        }
+        if chance(rng, 70) {
+            out += &format!("madvise at=r0+{base}K len=2M advice=collapse\n");
+        }
+    }
+    out += one(
+        rng,
+        &[
+            "unregister uffd=u0 at=r0 len=2M\nread at=r0 len=2M\n",
+            "p1 = fork\np1: read at=r1 len=8K\n",
+            "mremap at=r0 len=2M new=2M to=r2 flags=maymove,fixed\nread at=r1 len=8K\n",
+            "punch file=f0 len=2M\ncontinue uffd=u0 at=r0 len=4K\n",
+            "vm_read at=r1 len=16K\n",
+        ],
+    );
+    out + &format!(
+        "madvise at=r0 len={mib}M advice=collapse\n\
+         observe at=r0 len={mib}M what=pagemap,kpage,smaps,mincore,status,counters\n"
+    )
 }
 
 fn thp_collapse(rng: &mut ChaCha8Rng, profile: &Profile) -> String {

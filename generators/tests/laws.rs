@@ -29,6 +29,11 @@ fn profile(new: bool) -> Profile {
     }
 }
 
+/// A kernel that maps huge pages in pieces.
+fn with_pieces() -> Profile {
+    Profile { madv_split: true, uffd_features: 0x3fff, ..profile(false) }
+}
+
 fn rng(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
@@ -81,6 +86,12 @@ proptest! {
     }
 
     #[test]
+    fn programs_of_pieces_fit(seed in any::<u64>(), size in 0usize..60) {
+        fits(&random(&mut rng(seed), &with_pieces(), size));
+        fits(&scenario("postcopy", &mut rng(seed), &with_pieces()).unwrap());
+    }
+
+    #[test]
     fn any_text_is_repaired(seed in any::<u64>()) {
         // Steps of a random program in random order, without what they need.
         let mut rng = rng(seed);
@@ -106,6 +117,20 @@ fn postcopy_comes_first_and_is_whole() {
     for part in ["modes=minor", "continue uffd=u0", "write at=r1", "advice=collapse"] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn kernels_with_pieces_get_programs_about_them() {
+    let pieces = |text: &str| {
+        let small = |line: &str| line.starts_with("continue") && line.ends_with('K');
+        text.contains("advice=split") && text.lines().any(small)
+    };
+    let count = |p: &Profile| {
+        (0..200).filter(|seed| pieces(&print(&random(&mut rng(*seed), p, 24)))).count()
+    };
+    assert!(count(&with_pieces()) > 30, "{}", count(&with_pieces()));
+    let text = print(&scenario("postcopy", &mut rng(3), &with_pieces()).unwrap());
+    assert!(pieces(&text) && text.contains("advice=collapse"), "{text}");
 }
 
 #[test]

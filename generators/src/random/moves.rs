@@ -266,6 +266,27 @@ impl Builder<'_> {
         })
     }
 
+    /// What makes pieces of huge pages, joins them, or leaves empty tables.
+    pub(super) fn piece(&mut self) -> Option<Op> {
+        let huge: Vec<_> = self.sketch.maps.iter().filter(|m| m.is_hugetlb()).cloned().collect();
+        if huge.is_empty() {
+            return None;
+        }
+        let (armed, plain) = (self.armed(), huge[self.rng.random_range(0..huge.len())].clone());
+        let (inside, whole) = (self.range(&plain, 15), self.range(&plain, 95));
+        let advise = |(at, len), advice| Some(Op::Madvise { at, len, advice });
+        match (self.rng.random_range(0..20), armed) {
+            (0..12, Some((map, uffd, _))) if map.is_hugetlb() => {
+                let (at, len) = self.range(&map, 12);
+                Some(Op::Continue { uffd, at, len, flags: FillFlags::NONE })
+            }
+            (12..15, _) => advise(whole, Advice::Collapse),
+            (15..17, _) => advise(inside, Advice::Collapse),
+            (17, _) => advise(whole, Advice::Split),
+            _ => advise(whole, Advice::DontNeed),
+        }
+    }
+
     pub(super) fn write_protect(&mut self) -> Option<Op> {
         let (map, uffd, _) = self.armed()?;
         let borders = if map.is_hugetlb() { 85 } else { 40 };

@@ -29,6 +29,7 @@ impl Builder<'_> {
                     self.p0(Op::Fork { child: ProcId(1) });
                 }
             }
+            Family::Pieces => self.pieces_scene(),
             Family::Poison | Family::Migration | Family::Gup => {
                 self.backing(&[(30, 0), (25, 1), (30, 2), (15, 3)]);
                 self.prefill();
@@ -85,6 +86,37 @@ impl Builder<'_> {
         if chance(self.rng, 50) {
             self.prefill();
         }
+    }
+
+    /// A guest's memory and the copier's mapping of it, some of it there, and the leave to map it
+    /// in pieces.
+    fn pieces_scene(&mut self) {
+        self.file_scene(PageSize::Huge2M, Share::Shared);
+        let Some(guest) = self.sketch.maps.first().cloned() else { return };
+        let (at, len) = (guest.at, Bytes(guest.len));
+        for page in 0..guest.len / M2 {
+            if chance(self.rng, 70) {
+                let len = Bytes(one(self.rng, &[K4, M2, M2]));
+                let region = one(self.rng, &[0, 1, 1, 1]);
+                self.p0(Op::Write { at: Place::new(region, page * M2), len });
+            }
+        }
+        if chance(self.rng, 60) {
+            self.p0(Op::Madvise { at, len, advice: Advice::DontNeed });
+        }
+        if chance(self.rng, 90) {
+            let len = if chance(self.rng, 85) { len } else { Bytes(M2) };
+            self.p0(Op::Madvise { at, len, advice: Advice::Split });
+        }
+        self.make_uffd();
+        let (uffd, modes) = (UffdId(0), [UffdModes::MINOR, UffdModes::MINOR, UffdModes::WP]);
+        let mut modes = one(self.rng, &modes);
+        for (more, percent) in [(UffdModes::WP, 25), (UffdModes::MISSING, 25)] {
+            if chance(self.rng, percent) {
+                modes = modes | more;
+            }
+        }
+        self.p0(Op::Register { uffd, at, len, modes });
     }
 
     fn map_flags(&mut self) -> MmapFlags {
