@@ -161,8 +161,10 @@ fn page(
             if lost { ":refused" } else { "" }
         );
         let sort = node_class(w, proc, vma, unit, entry);
+        // Pieces, or something whole where pieces should be; the rest is as without HGM.
+        let pieces = (bits ^ want) & pm::PRESENT != 0 || w.in_pieces(proc, vma, addr);
         return Err(cx.broken(
-            if vma.flags.hgm { HG_NODE } else { O_PAGEMAP },
+            if vma.flags.hgm && pieces { HG_NODE } else { O_PAGEMAP },
             &class,
             at_text(addr, &format!("{} ({sort})", bits_text(want))),
             bits_text(bits),

@@ -310,7 +310,7 @@ fn a_marker_goes_down_into_the_table_and_leaves_with_a_continue() {
         lines(ok("madvise at=r0 len=2M advice=collapse").pages(0, START, &[(512, bits, 512)]))
     };
     passes(collapse(OWN));
-    breaks("HG-03", collapse(OWN | pm::UFFD_WP));
+    breaks("O-006", collapse(OWN | pm::UFFD_WP));
 }
 
 #[test]
