@@ -59,10 +59,11 @@ pub struct Proc {
     pub own: AtomicI32,
 }
 
-/// A range and its page size, newest last.
+/// A range, its page size and whose it is, newest last.
 #[derive(Debug)]
 #[repr(C)]
 pub struct MapNote {
+    pub pid: AtomicU32,
     pub start: AtomicU64,
     pub end: AtomicU64,
     pub page: AtomicU64,
@@ -141,10 +142,11 @@ impl Board {
         self.map_count.store(0, SeqCst);
     }
 
-    /// A mapping of `len` bytes at `addr` was made (or moved there).
-    pub fn note_mapped(&self, addr: u64, len: u64, page: u64) {
+    /// A mapping of `len` bytes at `addr` was made (or moved there) by process `pid`.
+    pub fn note_mapped(&self, pid: u32, addr: u64, len: u64, page: u64) {
         let len = len.next_multiple_of(page);
         let index = self.map_count.fetch_add(1, SeqCst) as usize % MAPS;
+        self.maps[index].pid.store(pid, SeqCst);
         self.maps[index].start.store(addr, SeqCst);
         self.maps[index].end.store(addr + len, SeqCst);
         self.maps[index].page.store(page, SeqCst);
@@ -155,16 +157,23 @@ impl Board {
         }
     }
 
-    /// Page size last mapped at the address; 4 KiB where nothing is known.
-    pub fn page_at(&self, addr: u64) -> u64 {
+    /// Page size process `pid` mapped last at the address; where it mapped nothing, what another
+    /// did, which a child has from its parent; 4 KiB where nothing is known.
+    pub fn page_at(&self, pid: u32, addr: u64) -> u64 {
         let count = self.map_count.load(SeqCst) as usize;
+        let mut others = None;
         for back in 0..count.min(MAPS) {
             let note = &self.maps[(count - 1 - back) % MAPS];
-            if (note.start.load(SeqCst)..note.end.load(SeqCst)).contains(&addr) {
-                return note.page.load(SeqCst);
+            if !(note.start.load(SeqCst)..note.end.load(SeqCst)).contains(&addr) {
+                continue;
             }
+            let page = note.page.load(SeqCst);
+            if note.pid.load(SeqCst) == pid {
+                return page;
+            }
+            others.get_or_insert(page);
         }
-        case::limits::PAGE
+        others.unwrap_or(case::limits::PAGE)
     }
 
     /// The line a fault at `addr` belongs to: that of the thread whose op names the address, else
@@ -192,11 +201,16 @@ mod tests {
     #[test]
     fn newest_mapping_decides_the_page_size() {
         let board = Board::create().unwrap();
-        board.note_mapped(ARENA_BASE, 8 << 20, 4096);
-        board.note_mapped(ARENA_BASE + (2 << 20), 2 << 20, 2 << 20);
-        assert_eq!(board.page_at(ARENA_BASE), 4096);
-        assert_eq!(board.page_at(ARENA_BASE + (3 << 20)), 2 << 20);
-        assert_eq!(board.page_at(ARENA_BASE + (9 << 20)), 4096);
+        let (own, child) = (7, 8);
+        board.note_mapped(own, ARENA_BASE, 8 << 20, 4096);
+        board.note_mapped(own, ARENA_BASE + (2 << 20), 2 << 20, 2 << 20);
+        assert_eq!(board.page_at(own, ARENA_BASE), 4096);
+        assert_eq!(board.page_at(own, ARENA_BASE + (3 << 20)), 2 << 20);
+        assert_eq!(board.page_at(own, ARENA_BASE + (9 << 20)), 4096);
+        assert_eq!(board.page_at(child, ARENA_BASE + (3 << 20)), 2 << 20);
+        board.note_mapped(child, ARENA_BASE, 2 << 20, 2 << 20);
+        assert_eq!(board.page_at(child, ARENA_BASE), 2 << 20);
+        assert_eq!(board.page_at(own, ARENA_BASE), 4096, "what a child maps is its own");
         assert_eq!(board.extents[0].load(SeqCst), 8 << 20);
     }
 

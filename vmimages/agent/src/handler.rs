@@ -261,7 +261,7 @@ impl Handler {
     /// Answers with the page size of the mapping: the one noted when it was made, and where that
     /// is wrong (EINVAL), the others.
     fn answer(&mut self, addr: u64, flags: u8) -> i32 {
-        let noted = self.board.page_at(addr);
+        let noted = self.board.page_at(std::process::id(), addr);
         let mut errno = self.answer_sized(addr, flags, noted);
         for size in [PageSize::Base.bytes(), PageSize::Huge2M.bytes()] {
             if errno == libc::EINVAL && size != noted {

@@ -153,7 +153,7 @@ fn mmap(
 
 /// Remembers where a mapping went; one outside the arena is unmapped at the end.
 fn placed(lane: &mut Lane, addr: u64, len: u64, page: u64) {
-    lane.shared.board.note_mapped(addr, len, page);
+    lane.shared.board.note_mapped(std::process::id(), addr, len, page);
     if Place::of_addr(addr).is_none() {
         lane.strays.push((addr, len.next_multiple_of(page)));
     }
@@ -167,7 +167,7 @@ fn mremap(
     to: Option<Place>,
     flags: MremapFlags,
 ) -> Outcome {
-    let page = lane.shared.board.page_at(at.addr());
+    let page = lane.shared.board.page_at(std::process::id(), at.addr());
     let target = to.map_or(0, Place::addr);
     // SAFETY: source and target lie in the arena; without MREMAP_FIXED the kernel chooses a
     // free range.
