@@ -151,7 +151,8 @@ pub fn any_word(rng: &mut ChaCha8Rng, field: &FieldSpec) -> String {
     "0".into()
 }
 
-/// The op with one field set to a word; `None` if the word does not suit it.
+/// The op with one field set to a word, or to its default by an empty one; `None` if the word does
+/// not suit it.
 pub fn with_field(op: &Op, field: &FieldSpec, word: &str) -> Option<Op> {
     let spec = op.kind().spec();
     let text = print_op(op);
@@ -165,7 +166,9 @@ pub fn with_field(op: &Op, field: &FieldSpec, word: &str) -> Option<Op> {
         left = word.to_string();
     } else {
         words.retain(|w| !w.starts_with(&prefix));
-        words.push(format!("{prefix}{word}"));
+        if !word.is_empty() {
+            words.push(format!("{prefix}{word}"));
+        }
     }
     let line = if spec.makes { format!("{left} = ") } else { String::new() };
     let program = parse(&format!("{}\n\n{line}{}\n", case::text::HEAD, words.join(" "))).ok()?;

@@ -3,9 +3,11 @@
 //! Flags that also have a configuration key are `Option`: [`Verb::overrides`] hands them to
 //! `config`, and commands read the configuration, never the flag.
 
+use crate::config::parse_duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Fuzz and regression-test the huge page, userfaultfd and THP code of Linux kernels.
 #[derive(Debug, Parser)]
@@ -65,6 +67,7 @@ pub enum Verb {
     Fuzz(FuzzArgs),
     Run(RunArgs),
     Repro(ReproArgs),
+    Shrink(ShrinkArgs),
     Regress(RegressArgs),
     Report(ReportArgs),
     Corpus(CorpusArgs),
@@ -343,6 +346,51 @@ pub struct ReproArgs {
     pub no_snapshot: bool,
 }
 
+/// Make a program smaller while it still shows the same; several VMs try side by side.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm shrink o-006-observe --jobs 4\n  hgm shrink race.hgm \
+                        --times 30 --for 10m --out small.hgm\n\nEnds with 0 if what is left shows \
+                        it about as often as before, with 5 if nothing showed.")]
+pub struct ShrinkArgs {
+    /// Finding (its folder, or its name in any run, or the shortest unique prefix), or a program
+    /// file. Beside a finding, small.hgm and small.log are written.
+    #[arg(value_name = "ID|FILE")]
+    pub target: String,
+    /// Replays of the first and of the last program; a fault that does not always show is tried as
+    /// often as its rate asks for.
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub times: u32,
+    /// What must show [default: what the finding is, else the first that is not known].
+    #[arg(long, value_name = "SIGNATURE")]
+    pub signature: Option<String>,
+    /// Stop after this time and keep what there is.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration_arg)]
+    pub duration: Option<String>,
+    /// Where the small program goes; the log beside it, named .log.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Registered kernel [default: the one the finding was seen on].
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// VMs at a time [default: one per host CPU].
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<u32>,
+    /// How the VMs run.
+    #[arg(long, value_enum)]
+    pub accel: Option<AccelChoice>,
+    /// Boot every VM instead of cloning one that booted.
+    #[arg(long)]
+    pub no_snapshot: bool,
+}
+
+impl ShrinkArgs {
+    /// The time there is, if the user said so.
+    pub fn limit(&self) -> Option<Duration> {
+        self.duration.as_deref().and_then(|text| parse_duration(text).ok())
+    }
+}
+
 /// Run every program of a folder against a kernel and compare with what is expected.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm regress corpus/regressions --kernel debian-6.1\n  \
@@ -526,6 +574,12 @@ impl Verb {
                 all.choice("accel", "--accel", args.accel);
                 all.cold(args.no_snapshot);
             }
+            Verb::Shrink(args) => {
+                all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("jobs", "--jobs", args.jobs.as_ref());
+                all.choice("accel", "--accel", args.accel);
+                all.cold(args.no_snapshot);
+            }
             Verb::Regress(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
                 all.put("jobs", "--jobs", args.jobs.as_ref());
@@ -581,5 +635,5 @@ impl Overrides {
 
 /// Checks a duration on the command line, so that the fault is named with its flag.
 fn duration_arg(text: &str) -> Result<String, String> {
-    crate::config::parse_duration(text).map(|_| text.to_owned())
+    parse_duration(text).map(|_| text.to_owned())
 }

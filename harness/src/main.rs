@@ -77,6 +77,7 @@ fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
         Verb::Fuzz(args) => commands::fuzz::run(args, ctx),
         Verb::Run(args) => commands::run::run(args, ctx),
         Verb::Repro(args) => commands::repro::run(args, ctx),
+        Verb::Shrink(args) => commands::shrink::run(args, ctx),
         Verb::Report(args) => commands::report::run(args, ctx),
         Verb::Regress(args) => commands::regress::run(args, ctx),
     }

@@ -26,6 +26,7 @@ fn help_is_there_for_every_verb_and_shows_examples() {
         "fuzz",
         "run",
         "repro",
+        "shrink",
         "regress",
         "corpus list",
         "corpus show",
@@ -51,7 +52,7 @@ fn help_is_there_for_every_verb_and_shows_examples() {
 fn help_texts() {
     let place = Place::new();
     insta::assert_snapshot!("help", place.hgm(&["--help"]).stdout);
-    for verb in ["fuzz", "run", "repro", "regress", "doctor"] {
+    for verb in ["fuzz", "run", "repro", "shrink", "regress", "doctor"] {
         insta::assert_snapshot!(format!("help_{verb}"), place.hgm(&["help", verb]).stdout);
     }
     insta::assert_snapshot!("help_exit_codes", place.hgm(&["help", "exit-codes"]).stdout);
@@ -89,6 +90,8 @@ const ERRORS: &[(&[&str], i32, &[&str])] = &[
     (&["fuzz", "--programs", "0"], 2, &["--programs"]),
     (&["fuzz", "--jobs", "9999"], 2, &["--jobs", "1 to 256"]),
     (&["repro", "x", "--times", "0"], 2, &["--times"]),
+    (&["shrink", "x", "--for", "10"], 2, &["--for", "90s"]),
+    (&["shrink", "good.hgm", "--out", "no/where.hgm"], 2, &["no is no folder", "--out"]),
     (&["config", "show", "--set", "jbos=2"], 2, &["unknown key `jbos`", "`jobs`"]),
     (&["config", "show", "--set", "jobs"], 2, &["no `=`"]),
     (&["config", "show", "--config", "nope.toml"], 3, &["nope.toml", "help:"]),

@@ -527,3 +527,51 @@ fn run_and_regress_say_what_was_expected() {
     std::fs::write(wrong, "[expect]\nU61 = \"known:N03\"\n").unwrap();
     assert_eq!(home.run(&args).status.code(), Some(100));
 }
+
+/// N03 among lines that have nothing to do with it.
+const NOISY: &str = "hgm 1\n\
+    # Noise.\n\
+    f0 = memfd page=4K\n\
+    ftruncate file=f0 len=64K\n\
+    mmap at=r3 len=64K share=shared from=f0\n\
+    write at=r3 len=16K\n\
+    mmap at=r1 len=8M page=2M\n\
+    write at=r1 len=4M\n\
+    p1 = fork\n\
+    p1: read at=r3 len=8K\n\
+    mprotect at=r3 len=8K prot=read\n\
+    p1: exit\n\
+    madvise at=r1+2M len=2M advice=dontneed\n\
+    read at=r1+2M len=4K\n\
+    observe at=r3 len=64K\n";
+
+#[test]
+fn a_program_is_shrunk_to_what_shows_it() {
+    let home = Home::new();
+    let one = the_kernel("6.1");
+    let file = home.file("noisy.hgm", NOISY);
+    let small = home.0.path().join("small.hgm").to_string_lossy().into_owned();
+    let shrink = |file: &str, more: &[&str]| {
+        let args = ["shrink", file, "--kernel", &one, "--times", "2", "--jobs", "2", "--json"];
+        home.run(&[&args[..], &["--out", &small], more].concat())
+    };
+    let n03 = "X-02/madvise/rsvd:low";
+    let nothing = shrink(&file, &["--signature", "X-03/read/content"]);
+    assert_eq!(nothing.status.code(), Some(5), "{}", String::from_utf8_lossy(&nothing.stderr));
+    assert_eq!(json(&nothing)["others"], serde_json::json!([n03]));
+    assert!(!Path::new(&small).exists(), "nothing was shrunk");
+
+    let out = shrink(&file, &["--signature", n03]);
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = json(&out);
+    assert_eq!((&said["signature"], &said["complete"]), (&n03.into(), &true.into()), "{said}");
+    assert_eq!(said["after"]["shown"], 2, "{said}");
+    assert_eq!(said["before"]["size"]["lines"], 13, "{said}");
+    let text = std::fs::read_to_string(&small).unwrap();
+    let program = case::text::parse(&text).unwrap();
+    assert_eq!(program.lines(), 3, "a mapping, a page, its end:\n{text}");
+    assert!(text.contains("# Shows X-02/madvise/rsvd:low"), "{text}");
+    let log = std::fs::read_to_string(small.replace(".hgm", ".log")).unwrap();
+    assert!(log.lines().count() > 10 && log.contains("without steps"), "{log}");
+    assert!(home.qemus().is_empty());
+}

@@ -13,3 +13,4 @@ pub mod report;
 pub mod repro;
 pub mod run;
 pub mod selftest;
+pub mod shrink;

@@ -11,7 +11,7 @@ use crate::symbols::{Symbols, Told, tell};
 use crate::term::{Tone, clean_str};
 use crate::triage::Sighting;
 use case::{Finding, Program};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::{Findings, Runs};
 use vmimages::Kernel;
@@ -21,7 +21,7 @@ const BOOTS_MAX: u32 = 3;
 
 pub fn run(args: &ReproArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let signals = Signals::watch()?;
-    let (program, finding) = target(args, ctx)?;
+    let (program, finding, _) = target(&args.target, ctx)?;
     let kernel = guest::kernel(ctx, finding.as_ref().map(|f| f.kernel.as_str()))?;
     let dir = tempfile::Builder::new().prefix("hgm-repro-").tempdir()?;
     let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
@@ -37,17 +37,21 @@ pub fn run(args: &ReproArgs, ctx: &Context) -> anyhow::Result<Exit> {
     report(&replayed, &kernel, ctx)
 }
 
-/// What is to be replayed: a finding's folder, a program file, or a finding's name in any run.
-fn target(args: &ReproArgs, ctx: &Context) -> Result<(Program, Option<Finding>), ExpectedError> {
-    let path = Path::new(&args.target);
-    if path.is_dir() {
-        return Ok((Findings::read_program(path)?, Some(Findings::read(path)?)));
+/// What is to be replayed, and the folder of a finding: named by its folder, a program file, or a
+/// finding's name in any run.
+pub fn target(
+    target: &str,
+    ctx: &Context,
+) -> Result<(Program, Option<Finding>, Option<PathBuf>), ExpectedError> {
+    let path = Path::new(target);
+    if path.is_file() || target == "-" {
+        return Ok((read_program(path)?, None, None));
     }
-    if path.is_file() || args.target == "-" {
-        return Ok((read_program(path)?, None));
-    }
-    let (_, folder) = Runs::of(&ctx.home).find_finding(&args.target)?;
-    Ok((Findings::read_program(&folder)?, Some(Findings::read(&folder)?)))
+    let folder = match path.is_dir() {
+        true => path.to_owned(),
+        false => Runs::of(&ctx.home).find_finding(target)?.1,
+    };
+    Ok((Findings::read_program(&folder)?, Some(Findings::read(&folder)?), Some(folder)))
 }
 
 fn wait(pool: &Pool, ctx: &Context, signals: &Signals) -> Result<Option<Replayed>, ExpectedError> {

@@ -1,0 +1,443 @@
+//! `hgm shrink ID|FILE`: the smallest program that shows the same, tried in VMs side by side. What
+//! shows another signature is said and never taken. Which edits there are is the generators' business.
+
+use crate::cli::ShrinkArgs;
+use crate::commands::repro;
+use crate::context::Context;
+use crate::exit::{Exit, ExpectedError};
+use crate::guest;
+use crate::pool::{Event, Order, Pool, Replay, Replayed};
+use crate::signals::Signals;
+use crate::term::{Tone, clean_str};
+use case::Program;
+use case::text::print;
+use generators::{Shrinker, Try};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+/// Boots that fail in a row until there is no use in trying.
+const BOOTS_MAX: u32 = 3;
+/// Replays of one try, at most.
+const TRY_TIMES_MAX: u32 = 20;
+/// Chance that a try that shows it is missed.
+const MISSED: f64 = 0.05;
+/// Steps back from a program that shows it too seldom, at most.
+const STEPS_BACK: usize = 8;
+
+/// How often something showed: k of n.
+type Rate = (u32, u32);
+
+/// The VMs and what they are given to do.
+struct Shop<'a> {
+    pool: Pool,
+    ctx: &'a Context,
+    signals: Signals,
+    end: Option<Instant>,
+}
+
+/// What the work has come to.
+struct Work {
+    shrinker: Shrinker,
+    signature: String,
+    times: u32,
+    need: u32,
+    /// Each program that was the smallest for a time, largest first.
+    ladder: Vec<Program>,
+    log: Vec<String>,
+    others: BTreeSet<String>,
+    tries: u32,
+    start: Instant,
+}
+
+pub fn run(args: &ShrinkArgs, ctx: &Context) -> anyhow::Result<Exit> {
+    let signals = Signals::watch()?;
+    let (program, finding, folder) = repro::target(&args.target, ctx)?;
+    let outputs = Outputs::of(args, folder.as_deref())?;
+    let kernel = guest::kernel(ctx, finding.as_ref().map(|f| f.kernel.as_str()))?;
+    let dir = tempfile::Builder::new().prefix("hgm-shrink-").tempdir()?;
+    let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
+    let slots = ctx.config.jobs.max(1) as usize;
+    let end = args.limit().map(|limit| Instant::now() + limit);
+    let shop = Shop { pool: Pool::start(&spec, slots)?, ctx, signals, end };
+    let signature = args.signature.clone().or(finding.map(|f| f.signature));
+    let ended = shop.shrink(program, signature, args.times, slots);
+    let stopped = shop.signals.code();
+    shop.pool.close(Duration::from_secs(5));
+    let by_signal =
+        stopped.map(|code| if code == 143 { Exit::Terminated } else { Exit::Interrupted });
+    let Some(ended) = ended? else { return Ok(by_signal.unwrap_or(Exit::Interrupted)) };
+    outputs.write(&ended)?;
+    ended.report(ctx, &kernel.id, &outputs);
+    let exit = if ended.after.0 == 0 { Exit::Inconclusive } else { Exit::Clean };
+    Ok(by_signal.unwrap_or(exit))
+}
+
+/// What came of it. `before.0` is 0 if there was nothing to shrink.
+struct Ended {
+    program: Program,
+    small: Program,
+    signature: Option<String>,
+    before: Rate,
+    after: Rate,
+    log: Vec<String>,
+    others: BTreeSet<String>,
+    tries: u32,
+    took: Duration,
+    whole: bool,
+}
+
+impl Shop<'_> {
+    fn shrink(
+        &self,
+        program: Program,
+        signature: Option<String>,
+        times: u32,
+        slots: usize,
+    ) -> anyhow::Result<Option<Ended>> {
+        let start = Instant::now();
+        let first = Replay { key: 0, program: program.clone(), signature, times };
+        let Some(seen) = self.alone(first)? else { return Ok(None) };
+        let before = (seen.shown, seen.tried);
+        let found = seen.replay.signature.or(seen.evidence.map(|e| e.signature));
+        let (true, Some(signature)) = (before.0 > 0, found.clone()) else {
+            let others = seen.others;
+            return Ok(Some(Ended::nothing(program, found, before, others, start)));
+        };
+        let (tries_each, need) = plan(before);
+        let mut work = Work {
+            shrinker: Shrinker::new(&program),
+            signature: signature.clone(),
+            times: tries_each,
+            need,
+            ladder: vec![Program::of(program.steps.clone())],
+            log: Vec::new(),
+            others: BTreeSet::new(),
+            tries: 0,
+            start,
+        };
+        work.say(self.ctx, &format!("{signature}: shown {} of {}", before.0, before.1));
+        let whole = self.walk(&mut work, slots)?;
+        let (small, after) = self.settle(&mut work, before, times)?;
+        Ok(Some(Ended {
+            program,
+            small,
+            signature: Some(signature),
+            before,
+            after,
+            log: work.log,
+            others: work.others,
+            tries: work.tries,
+            took: start.elapsed(),
+            whole,
+        }))
+    }
+
+    /// Tries until nothing is left to try (true), the time is over, or the user says stop.
+    fn walk(&self, work: &mut Work, slots: usize) -> Result<bool, ExpectedError> {
+        let mut free: Vec<usize> = (0..slots).collect();
+        let mut out: BTreeMap<u64, Try> = BTreeMap::new();
+        loop {
+            let over = self.signals.count() > 0 || self.end.is_some_and(|end| Instant::now() > end);
+            if over {
+                work.say(self.ctx, "stopped before everything was tried");
+                return Ok(false);
+            }
+            while let Some(slot) = free.pop() {
+                let Some(next) = work.shrinker.ask() else {
+                    free.push(slot);
+                    break;
+                };
+                self.pool.order(slot, Order::Replay(work.replay(&next)));
+                out.insert(next.id, next);
+            }
+            if out.is_empty() {
+                return Ok(true);
+            }
+            let Some(seen) = self.next()? else { continue };
+            free.push(seen.slot);
+            if let Some(next) = out.remove(&seen.replay.key) {
+                work.judge(self.ctx, next, &seen);
+            }
+        }
+    }
+
+    /// The smallest program that shows it about as often as the first one did.
+    fn settle(
+        &self,
+        work: &mut Work,
+        before: Rate,
+        times: u32,
+    ) -> Result<(Program, Rate), ExpectedError> {
+        let mut last = None;
+        for program in work.ladder.clone().into_iter().rev().take(STEPS_BACK) {
+            let replay = Replay {
+                key: u64::MAX,
+                program: program.clone(),
+                signature: Some(work.signature.clone()),
+                times,
+            };
+            // Stopped: the smallest so far, not looked at again.
+            let Some(seen) = self.alone(replay)? else { return Ok((program, (0, 0))) };
+            let after = (seen.shown, seen.tried);
+            if often_enough(before, after) {
+                return Ok((program, after));
+            }
+            let text = format!(
+                "{} lines show it {} of {}: one step back",
+                program.lines(),
+                after.0,
+                after.1
+            );
+            work.say(self.ctx, &text);
+            last.get_or_insert((program, after));
+        }
+        Ok(last.unwrap_or_else(|| (work.ladder[0].clone(), (0, 0))))
+    }
+
+    /// One replay in the first VM; `None` if the user stopped it.
+    fn alone(&self, replay: Replay) -> Result<Option<Replayed>, ExpectedError> {
+        let key = replay.key;
+        self.pool.order(0, Order::Replay(replay));
+        loop {
+            match self.next()? {
+                Some(seen) if seen.replay.key == key => return Ok(Some(seen)),
+                _ if self.signals.count() > 0 => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+
+    fn next(&self) -> Result<Option<Replayed>, ExpectedError> {
+        match self.pool.events.recv_timeout(Duration::from_millis(100)) {
+            Ok(Event::Replayed(seen)) => Ok(Some(*seen)),
+            Ok(Event::BootFailed { why, failures, .. }) if failures >= BOOTS_MAX => {
+                Err(ExpectedError::infrastructure("no VM boots", "try hgm doctor").cause(why))
+            }
+            Ok(Event::Note(line)) => {
+                self.ctx.term.note(&clean_str(&line));
+                Ok(None)
+            }
+            Ok(_) | Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(ExpectedError::infrastructure("every VM thread ended", "try hgm doctor"))
+            }
+        }
+    }
+}
+
+/// How often each try is replayed, and how often it must show, after a first rate of k of n: a
+/// program that shows it half as often is still taken, and one that shows it as often is missed one
+/// time in twenty.
+fn plan((shown, tried): Rate) -> (u32, u32) {
+    let rate = f64::from(shown) / f64::from(tried.max(1));
+    if rate >= 1.0 {
+        return (1, 1);
+    }
+    let times = (MISSED.ln() / (1.0 - rate).ln()).ceil() as u32;
+    let times = times.clamp(2, TRY_TIMES_MAX);
+    (times, ((rate * f64::from(times) / 2.0) as u32).max(1))
+}
+
+/// Whether a rate is at least half of another.
+fn often_enough(before: Rate, after: Rate) -> bool {
+    after.0 > 0
+        && u64::from(after.0) * u64::from(before.1) * 2 >= u64::from(before.0) * u64::from(after.1)
+}
+
+impl Work {
+    fn replay(&self, next: &Try) -> Replay {
+        Replay {
+            key: next.id,
+            program: next.program.clone(),
+            signature: Some(self.signature.clone()),
+            times: self.times,
+        }
+    }
+
+    fn judge(&mut self, ctx: &Context, next: Try, seen: &Replayed) {
+        self.tries += 1;
+        let shows = seen.shown >= self.need;
+        let taken = self.shrinker.tell(next.id, shows);
+        let instead: Vec<&str> = seen.others.iter().map(String::as_str).collect();
+        self.others.extend(seen.others.iter().cloned());
+        let mut text = format!("{}: {} of {}", next.edit, seen.shown, seen.tried);
+        if !instead.is_empty() {
+            text.push_str(&format!("; showed {} instead: not taken for it", instead.join(", ")));
+        }
+        if let Some(why) = &seen.void {
+            text.push_str(&format!("; {why}"));
+        }
+        if taken {
+            text.push_str(&format!("; {} lines now", next.program.lines()));
+            self.ladder.push(next.program);
+            self.say(ctx, &text);
+        } else {
+            self.keep(&text);
+        }
+    }
+
+    fn keep(&mut self, text: &str) {
+        self.log.push(format!("{:7.1} s  {text}", self.start.elapsed().as_secs_f64()));
+    }
+
+    fn say(&mut self, ctx: &Context, text: &str) {
+        ctx.term.note(&clean_str(&format!("try {}: {text}", self.tries)));
+        self.keep(text);
+    }
+}
+
+impl Ended {
+    fn nothing(
+        program: Program,
+        signature: Option<String>,
+        before: Rate,
+        others: BTreeSet<String>,
+        start: Instant,
+    ) -> Ended {
+        let small = program.clone();
+        let (log, took) = (Vec::new(), start.elapsed());
+        let (after, tries, whole) = ((0, 0), 0, true);
+        Ended { program, small, signature, before, after, log, others, tries, took, whole }
+    }
+
+    fn report(&self, ctx: &Context, kernel: &str, outputs: &Outputs) {
+        if ctx.json {
+            let size = |program: &Program| {
+                serde_json::json!({
+                    "lines": program.lines(),
+                    "bytes": print(program).len(),
+                })
+            };
+            ctx.term.json(&serde_json::json!({
+                "kernel": kernel,
+                "signature": self.signature,
+                "before": { "size": size(&self.program), "shown": self.before.0, "tried": self.before.1 },
+                "after": { "size": size(&self.small), "shown": self.after.0, "tried": self.after.1 },
+                "tries": self.tries,
+                "seconds": self.took.as_secs_f64(),
+                "complete": self.whole,
+                "others": self.others,
+                "program": print(&self.small),
+                "written": outputs.program,
+            }));
+            return;
+        }
+        let signature = clean_str(self.signature.as_deref().unwrap_or("nothing"));
+        if self.before.0 == 0 {
+            let what = format!("{signature} showed 0 of {}: nothing to shrink", self.before.1);
+            ctx.term.line(&what);
+            self.others.iter().for_each(|o| ctx.term.line(&clean_str(&format!("  showed {o}"))));
+            return;
+        }
+        let count = |(shown, tried): Rate| format!("{shown} of {tried}");
+        ctx.term.line(&format!("{}  {signature}", ctx.term.paint(Tone::Bad, "shrunk")));
+        ctx.term.line(&format!(
+            "  {} lines shown {}  ->  {} lines shown {}   {} tries, {:.0} s{}",
+            self.program.lines(),
+            count(self.before),
+            self.small.lines(),
+            count(self.after),
+            self.tries,
+            self.took.as_secs_f64(),
+            if self.whole { "" } else { ", not everything tried" },
+        ));
+        for other in &self.others {
+            let what = format!("  smaller programs also showed {other}; see the log");
+            ctx.term.line(&clean_str(&what));
+        }
+        ctx.term.out(&format!("\n{}\n", print(&self.small)));
+        if let Some(path) = &outputs.program {
+            ctx.term.line(&format!("written to {}, log beside it", path.display()));
+        }
+    }
+}
+
+/// Where the program and the log go.
+struct Outputs {
+    program: Option<PathBuf>,
+    log: Option<PathBuf>,
+}
+
+impl Outputs {
+    /// Beside a finding, or where the user said; for a file that is not a finding nowhere else.
+    fn of(args: &ShrinkArgs, folder: Option<&Path>) -> Result<Outputs, ExpectedError> {
+        let program = match (&args.out, folder) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some(folder)) => Some(folder.join("small.hgm")),
+            (None, None) => None,
+        };
+        if let Some(dir) = program.as_deref().and_then(Path::parent)
+            && !dir.as_os_str().is_empty()
+            && !dir.is_dir()
+        {
+            let what = format!("{} is no folder", dir.display());
+            return Err(ExpectedError::usage(what, "make it first, or name another --out"));
+        }
+        let log = program.as_ref().map(|path| path.with_extension("log"));
+        Ok(Outputs { program, log })
+    }
+
+    fn write(&self, ended: &Ended) -> Result<(), ExpectedError> {
+        if ended.before.0 == 0 {
+            return Ok(());
+        }
+        let mut small = ended.small.clone();
+        let signature = ended.signature.clone().unwrap_or_default();
+        small.about = vec![
+            format!("Shows {signature}"),
+            format!(
+                "{} of {}; the {} lines it was made from {} of {}.",
+                ended.after.0,
+                ended.after.1,
+                ended.program.lines(),
+                ended.before.0,
+                ended.before.1
+            ),
+        ];
+        let log: String = ended.log.iter().map(|line| format!("{line}\n")).collect();
+        for (path, text) in [(&self.program, print(&small)), (&self.log, log)] {
+            let Some(path) = path else { continue };
+            whole(path, text.as_bytes()).map_err(|error| {
+                let what = format!("cannot write {}", path.display());
+                ExpectedError::infrastructure(what, "make room, or name another --out").cause(error)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file whole or not at all.
+fn whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sure_fault_is_tried_once_and_a_rare_one_often() {
+        assert_eq!(plan((10, 10)), (1, 1));
+        let (times, need) = plan((5, 10));
+        assert!((4..=6).contains(&times) && need == 1, "{times} {need}");
+        assert_eq!(plan((1, 20)), (TRY_TIMES_MAX, 1));
+        let (times, need) = plan((9, 10));
+        assert!(times >= 2 && need == 1, "{times} {need}");
+    }
+
+    #[test]
+    fn half_as_often_is_often_enough() {
+        assert!(often_enough((10, 10), (5, 10)));
+        assert!(!often_enough((10, 10), (4, 10)));
+        assert!(!often_enough((1, 10), (0, 10)));
+        assert!(often_enough((1, 10), (1, 10)));
+    }
+}
