@@ -401,3 +401,17 @@ fn a_discarded_page_that_a_pin_keeps_may_be_missed_by_a_later_fault() {
     breaks("X-09", lines("mmap at=r0 len=12M page=2M", discard));
     breaks("X-09", lines("mmap at=r0 len=16M page=2M", "madvise at=r0 len=2M advice=random"));
 }
+
+#[test]
+fn a_gigantic_page_may_take_longer_than_its_time() {
+    let judged = |map: &'static str| {
+        let lines = vec![ok(map), with("write at=r0 len=4K", Status::Timeout)];
+        let report = report(true, lines, 0);
+        match report.verdict {
+            Verdict::Violation(v) => v.rule,
+            _ => report.blurred.expect("judged no further"),
+        }
+    };
+    assert!(judged("mmap at=r0 len=1G page=1G").contains("1 GiB"));
+    assert_eq!(judged("mmap at=r0 len=2M page=2M"), "X-09");
+}
