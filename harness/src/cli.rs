@@ -69,6 +69,7 @@ pub enum Verb {
     Repro(ReproArgs),
     Shrink(ShrinkArgs),
     Regress(RegressArgs),
+    Findings(FindingsArgs),
     Report(ReportArgs),
     Corpus(CorpusArgs),
     Config(ConfigArgs),
@@ -441,6 +442,74 @@ pub struct ReportArgs {
     pub kernel: Option<String>,
 }
 
+/// List findings of all runs, one line a bug; show one; mark it.
+#[derive(Clone, Debug, Args)]
+pub struct FindingsArgs {
+    #[command(subcommand)]
+    pub verb: FindingsVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum FindingsVerb {
+    List(FindingsListArgs),
+    Show(FindingsShowArgs),
+    Mark(MarkArgs),
+}
+
+/// List findings: state, k of n, times seen, runs, kernels, signature.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm findings list\n  hgm findings list --run latest --all \
+                        --json")]
+pub struct FindingsListArgs {
+    /// Of this run only: its id, the shortest unique prefix, or latest.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Known deviations too.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Print a finding: what was expected and seen, how often, its program.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm findings show h-040-pread")]
+pub struct FindingsShowArgs {
+    /// Finding: its folder, or its name in any run, or the shortest unique prefix.
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// Mark a finding: as known on its kernel, or not to be shown to others.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm findings mark h-040-pread --known MY-1 --why 'read(2) \
+                        says EIO'\n  hgm findings mark refcount --embargo")]
+pub struct MarkArgs {
+    /// Finding: its folder, or its name in any run, or the shortest unique prefix.
+    #[arg(value_name = "ID")]
+    pub id: String,
+    #[command(flatten)]
+    pub marking: Marking,
+    /// What it breaks and which document decides; goes with --known.
+    #[arg(long, value_name = "TEXT", requires = "known")]
+    pub why: Option<String>,
+    /// Registered kernel whose list gets it [default: the one the finding was seen on].
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Marking {
+    /// List it under this id in known.toml beside the kernel's image: reported as known from now on.
+    #[arg(long, value_name = "ID")]
+    pub known: Option<String>,
+    /// Keep it out of everything that leaves this machine.
+    #[arg(long)]
+    pub embargo: bool,
+    /// Take an embargo back.
+    #[arg(long)]
+    pub no_embargo: bool,
+}
+
 /// List, show, add and verify programs of a corpus folder.
 #[derive(Clone, Debug, Args)]
 pub struct CorpusArgs {
@@ -573,6 +642,11 @@ impl Verb {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
                 all.choice("accel", "--accel", args.accel);
                 all.cold(args.no_snapshot);
+            }
+            Verb::Findings(args) => {
+                if let FindingsVerb::Mark(args) = &args.verb {
+                    all.put("kernel", "--kernel", args.kernel.as_ref());
+                }
             }
             Verb::Shrink(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());

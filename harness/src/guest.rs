@@ -8,8 +8,10 @@ use crate::context::Context;
 use crate::exit::ExpectedError;
 use crate::pool::{Cradle, PoolSpec};
 use crate::term::clean_str;
+use case::Family;
 use case::link::Look;
 use oracles::known::Known;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +53,45 @@ pub fn known(kernel: &Kernel) -> Result<Known, ExpectedError> {
             .cause(error)
     })?;
     Ok(Known::builtin().with(own))
+}
+
+/// Adds a deviation to the list beside a kernel's image; whole or not at all.
+pub fn add_known(
+    kernel: &Kernel,
+    id: &str,
+    signature: &str,
+    title: &str,
+    why: &str,
+) -> Result<(), ExpectedError> {
+    let listed = known(kernel)?;
+    if listed.deviation.iter().any(|deviation| deviation.id == id) {
+        let what = format!("{id} is listed already");
+        return Err(ExpectedError::usage(what, "give it another id; hgm findings list --all"));
+    }
+    let path = kernel.dir.join(KNOWN);
+    let failed = |error: std::io::Error| {
+        let what = format!("cannot write {}", path.display());
+        ExpectedError::infrastructure(what, "make room, or make the folder writable").cause(error)
+    };
+    let mut text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other.map_err(failed)?,
+    };
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let families: Vec<String> =
+        [Family::U61, Family::U612].iter().map(|family| quoted(family.name())).collect();
+    text.push_str(&format!(
+        "\n[[deviation]]\nid = {}\nfamilies = [{}]\nsignatures = [{}]\ntitle = {}\nwhy = {}\n",
+        quoted(id),
+        families.join(", "),
+        quoted(signature),
+        quoted(title),
+        quoted(why),
+    ));
+    let mut file = tempfile::NamedTempFile::new_in(&kernel.dir).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(())
 }
 
 /// Everything a pool needs for this kernel; VM folders go below `dir`.

@@ -78,6 +78,7 @@ fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
         Verb::Run(args) => commands::run::run(args, ctx),
         Verb::Repro(args) => commands::repro::run(args, ctx),
         Verb::Shrink(args) => commands::shrink::run(args, ctx),
+        Verb::Findings(args) => commands::findings::run(args, ctx),
         Verb::Report(args) => commands::report::run(args, ctx),
         Verb::Regress(args) => commands::regress::run(args, ctx),
     }

@@ -240,6 +240,7 @@ pub fn finding(
         seed,
         reproduced,
         elsewhere: None,
+        embargo: false,
         count,
         violation: sighting.violation.clone(),
         replay: format!("hgm repro {id}"),

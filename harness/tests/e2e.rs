@@ -206,6 +206,19 @@ fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
     let again = json(&again);
     assert_eq!((&again["shown"], &again["tried"]), (&2.into(), &2.into()));
     assert!(home.qemus().is_empty());
+
+    // Listed as one bug; a mark stays with it.
+    let state = || {
+        let out = home.run(&["findings", "list", "--json"]);
+        let text = String::from_utf8(out.stdout).unwrap();
+        let bugs = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        bugs.into_iter().find(|bug| bug["signature"] == n03).unwrap()["state"].clone()
+    };
+    assert_eq!(state(), "known");
+    assert!(home.run(&["findings", "mark", id, "--embargo"]).status.success());
+    assert_eq!(state(), "embargo");
+    assert!(home.run(&["findings", "mark", id, "--no-embargo"]).status.success());
+    assert_eq!(state(), "known");
 }
 
 #[test]

@@ -85,6 +85,9 @@ pub struct Finding {
     /// Times seen in the run.
     pub count: u32,
     pub violation: Option<Violation>,
+    /// Must not leave this machine: not in reports, exports or exchanges.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub embargo: bool,
     /// The line that replays it.
     pub replay: String,
 }

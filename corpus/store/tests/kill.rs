@@ -32,6 +32,7 @@ fn finding(signature: String) -> Finding {
         seed: 0,
         reproduced: (0, 5),
         elsewhere: None,
+        embargo: false,
         count: 1,
         violation: None,
         replay: "hgm repro".into(),

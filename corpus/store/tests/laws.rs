@@ -26,6 +26,7 @@ fn finding(signature: &str) -> Finding {
         seed: 7,
         reproduced: (3, 5),
         elsewhere: None,
+        embargo: false,
         count: 1,
         violation: None,
         replay: "hgm repro x --times 20".into(),

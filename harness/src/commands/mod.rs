@@ -5,6 +5,7 @@ pub mod completions;
 pub mod config;
 pub mod corpus;
 pub mod doctor;
+pub mod findings;
 pub mod fuzz;
 pub mod help;
 pub mod kernel;

@@ -282,3 +282,18 @@ fn a_copy_no_node_has_a_page_for_leaves_the_files_page_mapped() {
     passes(lines(pm::PRESENT | pm::FILE));
     breaks("O-006", lines(0));
 }
+
+#[test]
+fn parts_of_a_file_too_small_for_a_block_may_refuse_a_range_without_one() {
+    let lines = |register: &'static str| {
+        vec![
+            ok("mmap at=r0 len=4M share=shared"),
+            ok("u0 = uffd handler=copy"),
+            with(register, Status::Ok(380)),
+            ok("p1 = fork"),
+            err("p1: madvise at=r0+1020K len=2M advice=collapse", EINVAL),
+        ]
+    };
+    passes(lines("register uffd=u0 at=r0 len=2044K modes=wp"));
+    breaks("A-003", lines("register uffd=u0 at=r0 len=4M modes=wp"));
+}

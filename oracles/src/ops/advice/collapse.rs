@@ -123,8 +123,9 @@ fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part, merged: bool, gap: bool) -> 
     if first >= last {
         // No whole block: 0 if start and end meet in one boundary, EINVAL inside a block, and
         // the manual is silent. An anonymous mapping that never had a page is refused in
-        // either case (hugepage_vma_check), a file is not.
-        if first == last && part.vma.backing != Backing::Anon {
+        // either case (hugepage_vma_check), a file is not, unless neighbours that the kernel need not
+        // have merged are each too small for a block.
+        if first == last && part.vma.backing != Backing::Anon && !merged {
             return Ok(false);
         }
         let refused = cx.obs.status == Status::Err(EINVAL as u16);
