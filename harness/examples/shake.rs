@@ -152,7 +152,7 @@ fn listed(known: &Known, profile: &Profile, name: &str) -> Option<String> {
     let (rule, op, class) = (part(), part(), part());
     let (line, expected, observed) = (0, String::new(), String::new());
     let violation = Violation { rule, op, class, line, expected, observed };
-    known.find(profile.family(), &violation).map(|deviation| deviation.id.clone())
+    known.find(profile, &violation).map(|deviation| deviation.id.clone())
 }
 
 /// The sort of a run that was not finished, and what its threads did.

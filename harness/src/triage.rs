@@ -165,7 +165,7 @@ pub fn known_console(sighting: &Sighting, profile: &Profile, known: &Known) -> O
         expected: String::new(),
         observed: String::new(),
     };
-    known.find(profile.family(), &as_listed).map(|deviation| deviation.id.clone())
+    known.find(profile, &as_listed).map(|deviation| deviation.id.clone())
 }
 
 /// What killed a guest, told from what the console says and how the link ended.

@@ -95,7 +95,7 @@ impl<'a> Walk<'a> {
         } else {
             match self.walk() {
                 Ok(()) => Verdict::Pass,
-                Err(violation) => match known.find(self.world.family, &violation) {
+                Err(violation) => match known.find(&self.world.profile, &violation) {
                     Some(deviation) => {
                         found.push((*violation, deviation.id.clone()));
                         Verdict::Pass

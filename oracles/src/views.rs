@@ -154,11 +154,13 @@ fn page(
     let (want, mask) = bits_of(w, vma, entry);
     if bits & mask != want & mask {
         let lost = w.unregister_failed && want & !bits & mask & pm::UFFD_WP != 0;
+        let small = vma.flags.hgm && w.pieces_tried && want & !bits & pm::PRESENT != 0;
         let class = format!(
-            "{}:{}{}",
+            "{}:{}{}{}",
             node_class(w, proc, vma, unit, entry),
             diff_class(want, bits, mask),
-            if lost { ":refused" } else { "" }
+            if lost { ":refused" } else { "" },
+            if small { ":tried" } else { "" }
         );
         let sort = node_class(w, proc, vma, unit, entry);
         // Pieces, or something whole where pieces should be; the rest is as without HGM.

@@ -260,6 +260,9 @@ pub struct World {
     /// A COLLAPSE was refused over holes of a file that somebody waits for: pages that show there
     /// since are a class of their own.
     pub collapse_refused: bool,
+    /// A CONTINUE or COLLAPSE of a piece did nothing: page tables that show since are a class of
+    /// their own (U-10).
+    pub pieces_tried: bool,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.
@@ -371,6 +374,7 @@ impl World {
             unregister_refused: false,
             unregister_failed: false,
             collapse_refused: false,
+            pieces_tried: false,
             moved_beside: false,
             sealed_file: false,
             forked: false,

@@ -122,6 +122,10 @@ fn report(new: bool, lines: Vec<Seen>, poisoned: i64) -> Report {
 }
 
 fn report_on(profile: &Profile, lines: Vec<Seen>, poisoned: i64) -> Report {
+    report_with(profile, &Known::default(), lines, poisoned)
+}
+
+fn report_with(profile: &Profile, known: &Known, lines: Vec<Seen>, poisoned: i64) -> Report {
     let text: String = lines.iter().map(|l| format!("{}\n", l.text)).collect();
     let program: Program = case::text::parse(&format!("hgm 1\n{text}")).expect("a program");
     let mut after = counters();
@@ -134,7 +138,7 @@ fn report_on(profile: &Profile, lines: Vec<Seen>, poisoned: i64) -> Report {
         fresh: true,
         nanos: 0,
     };
-    judge(&program, &obs, profile, &Known::default())
+    judge(&program, &obs, profile, known)
 }
 
 /// The rule the observation breaks, if any.

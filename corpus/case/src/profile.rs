@@ -45,6 +45,9 @@ pub enum Family {
     U612,
 }
 
+/// Name of the kernels that deviations of posted HGM are listed for.
+pub const HGM_POSTED: &str = "HGM-posted";
+
 /// Which rules of HugeTLB high-granularity mapping a kernel has, named after the generation that
 /// was posted with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,6 +60,16 @@ impl Profile {
     /// The generation of HGM, if the kernel has any: `MADV_SPLIT` is its mark.
     pub fn hgm(&self) -> Option<HgmGeneration> {
         self.madv_split.then_some(HgmGeneration::V2)
+    }
+    /// HGM as it was posted to the lists, of either generation: `MADV_SPLIT` without the feature of
+    /// the generation before. The series of this project has both, and none of the posted defects.
+    pub fn posted_hgm(&self) -> bool {
+        self.madv_split && !self.has_uffd(UffdFeatures::WP_UNPOPULATED)
+    }
+    /// The names under which deviations of this kernel are listed.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let posted = self.posted_hgm().then_some(HGM_POSTED);
+        std::iter::once(self.family().name()).chain(posted).collect()
     }
     /// Chosen by features: UFFDIO_POISON and UFFDIO_MOVE came together with the 6.12 rules.
     pub fn family(&self) -> Family {

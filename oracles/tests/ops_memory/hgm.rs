@@ -380,3 +380,65 @@ fn the_process_counts_bytes_of_leaves() {
     breaks("HG-09", lines(2048));
     breaks("HG-09", lines(0));
 }
+
+/// The id under which HGM as it was posted has a deviation listed; the kernel of this project must
+/// have none.
+fn posted(lines: impl Fn() -> Vec<Seen>) -> Option<String> {
+    let known = Known::builtin();
+    let posted = Profile { uffd_features: 0x1fff, ..kernel() };
+    let own = report_with(&kernel(), &known, lines(), 0);
+    assert!(matches!(own.verdict, Verdict::Violation(_)), "listed for the own series");
+    report_with(&posted, &known, lines(), 0).known.pop().map(|(_, id)| id)
+}
+
+#[test]
+fn defects_of_posted_kernels_are_known_by_their_number() {
+    let piece = || filled("continue uffd=u0 at=r0+8K len=4K", 4096);
+    let status = |kb: u64| {
+        let mut look = ok("observe at=r0 len=2M what=status");
+        let kb = vec![("HugetlbPages".to_owned(), kb)];
+        look.obs.views.push(View::Status { proc: case::ProcId(0), kb });
+        look
+    };
+    let collapsed =
+        || alone(vec![piece(), ok("madvise at=r0 len=2M advice=collapse"), status(u64::MAX >> 12)]);
+    assert_eq!(posted(collapsed).as_deref(), Some("U-02"));
+    let whole = || filled("continue uffd=u0 at=r0 len=2M", 2 << 20);
+    let stopped = || alone(vec![whole(), ok("madvise at=r0 len=4K advice=collapse")]);
+    assert_eq!(posted(stopped).as_deref(), Some("U-03"));
+    let forked = || vec![ok("mmap at=r0 len=2M page=2M"), err("p1 = fork", ENOMEM)];
+    assert_eq!(posted(forked).as_deref(), Some("U-04"));
+    let table = || {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("mmap at=r0 len=2M share=shared from=f0"),
+            ok("madvise at=r0 len=2M advice=split"),
+            ok("u0 = uffd features=minor_hugetlbfs handler=copy"),
+            with("register uffd=u0 at=r0 len=2M modes=minor", Status::Ok(MINOR)),
+            refused("continue uffd=u0 at=r0+4K len=4K", EFAULT),
+            ok("write at=r0+8K len=4K").pages(0, START, &[(2, 0, 0), (1, OWN, 514), (509, 0, 0)]),
+        ]
+    };
+    assert_eq!(posted(table).as_deref(), Some("U-10"));
+    let event = || {
+        vec![
+            ok("f0 = memfd page=2M"),
+            ok("mmap at=r0 len=2M share=shared from=f0"),
+            ok("madvise at=r0 len=2M advice=split"),
+            ok("u0 = uffd features=missing_hugetlbfs handler=zero"),
+            with("register uffd=u0 at=r0 len=2M modes=missing", Status::Ok(0xc)),
+            minor(ok("read at=r0+64K len=4K").reads(&[Word::Zero]), 0, 0),
+        ]
+    };
+    assert_eq!(posted(event).as_deref(), Some("U-18"));
+    let shared = || {
+        let look = ok("observe at=r0 len=2M what=smaps").mapping(
+            START,
+            2 * HUGE,
+            &[*b"ht", *b"hm", *b"ui"],
+            &[("Shared_Hugetlb", 8)],
+        );
+        alone(vec![filled("continue uffd=u0 at=r0 len=8K", 8192), look])
+    };
+    assert_eq!(posted(shared).as_deref(), Some("R-18"));
+}

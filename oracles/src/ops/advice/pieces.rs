@@ -36,6 +36,7 @@ fn page(w: &mut World, proc: ProcId, vma: &Vma, start: u64, end: u64) -> Result<
         if there.size > leaf.size && matches!(slot, Some(Slot::Page(_))) {
             return Err(EEXIST);
         }
+        w.pieces_tried |= there.size > leaf.size && slot.is_none();
         if there.size < leaf.size {
             w.zap(proc, leaf.start, leaf.end());
             w.drop_tables(proc, leaf.start, leaf.end());

@@ -94,7 +94,10 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
         let piece = piece(fill, &vma, done, end);
         match unit_result(w, fill, &vma, piece) {
             Unit::Ok => apply(w, cx, fill, &vma, piece, flags),
-            Unit::Fails(errno) => return failed(cx, rule(fill, &vma), done - start, errno),
+            Unit::Fails(errno) => {
+                w.pieces_tried |= in_pieces(fill, &vma) && matches!(errno, EFAULT | EIO);
+                return failed(cx, rule(fill, &vma), done - start, errno);
+            }
             Unit::Either(errno) => {
                 if stopped_at(cx, done - start) {
                     return failed(cx, rule(fill, &vma), done - start, errno);
