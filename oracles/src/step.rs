@@ -247,6 +247,9 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         if w.collapse_refused && broken.rule == U_CONTINUE.id {
             broken.class.push_str(":collapsed");
         }
+        if w.wp_forked && cx.proc != ProcId(0) && broken.class.ends_with("->hang") {
+            broken.class.push_str(":wp-forked");
+        }
         Err(broken)
     })
 }

@@ -263,6 +263,9 @@ pub struct World {
     /// A CONTINUE or COLLAPSE of a piece did nothing: page tables that show since are a class of
     /// their own (U-10).
     pub pieces_tried: bool,
+    /// A child has private huge pages that are write-protected in its parent and not in it: where a
+    /// kernel keeps the bit (N04), a store to them faults for ever.
+    pub wp_forked: bool,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.
@@ -374,6 +377,7 @@ impl World {
             unregister_refused: false,
             unregister_failed: false,
             collapse_refused: false,
+            wp_forked: false,
             pieces_tried: false,
             moved_beside: false,
             sealed_file: false,

@@ -93,6 +93,7 @@ fn copy_vma(w: &mut World, from: ProcId, child: ProcId, parent: &Proc, vma: &Vma
         return;
     }
     for (at, entry) in parent.entries.range(vma.start..vma.end) {
+        w.wp_forked |= vma.is_hugetlb() && vma.is_private() && entry.wp && !keeps_wp;
         // What is mapped in pieces is copied in the same pieces; an empty table is not.
         let size = w.node(from, vma, *at).size;
         w.make_tables(child, &copy, *at, size);
