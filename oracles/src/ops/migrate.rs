@@ -203,7 +203,17 @@ fn mbind(
     let end = at.addr() + len.next_multiple_of(PAGE);
     let empty = w.vmas_in(cx.proc, at.addr(), end).is_empty();
     if empty || (w.has_hole(cx.proc, at.addr(), end) && mode != NumaMode::Default) {
-        return cx.errno(M_MBIND, EFAULT);
+        // Under STRICT the walk ends at a page that must stay where it is; one before the hole is
+        // told, and where pages were to be moved the policy holds (queue_pages_pte_range, do_mbind).
+        let strict = !empty && flags.has(MoveFlags::STRICT);
+        let wants = [Want::Err(EFAULT), Want::Err(EIO)];
+        let told = cx.pick(M_MBIND, &wants[..1 + usize::from(strict)])?;
+        if told == 1 && flags.any(MoveFlags::MOVE | MoveFlags::ALL) {
+            w.numa_bound |= mode == NumaMode::Bind;
+            w.policies_set = true;
+            set_policy(w, cx, at.addr(), end, Some((mode, nodes)));
+        }
+        return Ok(());
     }
     let split = w.vmas_in(cx.proc, at.addr(), end).iter().any(|v| {
         let inside = |cut: u64| cut > v.start && cut < v.end && !cut.is_multiple_of(v.unit_bytes());

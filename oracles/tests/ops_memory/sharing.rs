@@ -297,3 +297,17 @@ fn parts_of_a_file_too_small_for_a_block_may_refuse_a_range_without_one() {
     passes(lines("register uffd=u0 at=r0 len=2044K modes=wp"));
     breaks("A-003", lines("register uffd=u0 at=r0 len=4M modes=wp"));
 }
+
+#[test]
+fn a_page_that_must_stay_may_be_told_before_a_hole_behind_it() {
+    let lines = |mbind: &'static str| {
+        vec![
+            ok("mmap at=r0 len=2M"),
+            ok("write at=r0 len=2M"),
+            ok("munmap at=r0+1M len=1M"),
+            err(mbind, 5),
+        ]
+    };
+    passes(lines("mbind at=r0 len=2M mode=preferred nodes=n0 flags=strict,move"));
+    breaks("M-010", lines("mbind at=r0 len=2M mode=preferred nodes=n0 flags=move"));
+}
