@@ -502,7 +502,7 @@ pub struct Marking {
     /// List it under this id in known.toml beside the kernel's image: reported as known from now on.
     #[arg(long, value_name = "ID")]
     pub known: Option<String>,
-    /// Keep it out of everything that leaves this machine.
+    /// Mark that it must not leave this machine; lists show it as embargo.
     #[arg(long)]
     pub embargo: bool,
     /// Take an embargo back.

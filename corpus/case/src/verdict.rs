@@ -85,7 +85,7 @@ pub struct Finding {
     /// Times seen in the run.
     pub count: u32,
     pub violation: Option<Violation>,
-    /// Must not leave this machine: not in reports, exports or exchanges.
+    /// Marked by the user: it must not leave this machine. Whatever exports findings has to ask.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub embargo: bool,
     /// The line that replays it.
