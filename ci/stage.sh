@@ -14,6 +14,15 @@ fail() {
   exit 1
 }
 
+# build_hgm [release]: hgm into $target. In the dev profile as the tests have it: built alone, some
+# crates get fewer features, and half the tree would be compiled once more.
+build_hgm() {
+  case ${1:-dev} in
+    release) cargo build --locked --release --package harness ;;
+    *) cargo build --locked --workspace --tests ;;
+  esac
+}
+
 # stage NAME COMMAND...: runs it and says how long it took.
 stage() {
   local name=$1 from=$SECONDS code=0
