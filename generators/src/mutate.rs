@@ -9,8 +9,8 @@ use case::*;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-/// Most lines a mutant may have; longer ones are cut at the end.
-const MUTANT_LINES: usize = 64;
+/// Lines a mutant may grow to, if its parent was not longer; what is more is cut at the end.
+const MUTANT_LINES: usize = 40;
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -51,8 +51,9 @@ pub fn mutate(
         for _ in 0..one(rng, &[1, 1, 1, 2, 2, 3, 5]) {
             change(rng, profile, &mut mutant, donor);
         }
-        while mutant.lines() > MUTANT_LINES {
-            drop_line(&mut mutant, MUTANT_LINES);
+        while mutant.lines() > MUTANT_LINES.max(base.lines()) {
+            let last = mutant.lines() - 1;
+            drop_line(&mut mutant, last);
         }
         repair(&mut mutant);
         if within_means(&mutant) && mutant.steps != base.steps {

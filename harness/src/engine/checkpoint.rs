@@ -10,7 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// First bytes of a checkpoint; the digit is raised when the payload changes.
-const MAGIC: &[u8; 8] = b"hgmckpt3";
+const MAGIC: &[u8; 8] = b"hgmckpt4";
 const HASH: usize = 32;
 
 /// Why a checkpoint cannot be used.

@@ -12,6 +12,7 @@ mod input;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod worth;
 
 pub use breed::{Breed, Generators};
 pub use input::Case;
@@ -35,18 +36,19 @@ use schedule::YoungFirst;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use worth::Worth;
 
 /// Cells of the map that mapping states fold into; one cell for each block of kernel text follows.
 /// LibAFL's cost per run is linear in the whole map.
 pub const STATE_CELLS: usize = 64 << 10;
 /// Random programs asked for before mutation starts.
 const WARM_UP: u32 = 64;
-/// One ask in this many is a random program even when there is a corpus.
-const RANDOM_ONE_IN: usize = 8;
 /// Most mutants of one scheduled entry.
 const MUTANTS_MAX: usize = 48;
 /// What an op that waits until it is broken off costs, in times of a whole program without one.
 const WAIT_COST: usize = 3;
+/// Ops of a usual program.
+const USUAL_OPS: usize = 16;
 /// Least mutants an entry is scheduled for, however long it takes.
 const MUTANTS_MIN: usize = 4;
 /// log2 of the most mutations stacked on one mutant.
@@ -156,6 +158,7 @@ struct Plan {
     firsts: BTreeMap<usize, Vec<u32>>,
     /// Ops of an entry that wait until they are broken off, where there are any.
     waits: BTreeMap<usize, u32>,
+    worth: Worth,
 }
 
 /// See the module's head.
@@ -273,7 +276,8 @@ impl Engine {
         }
         let blind = self.plan.guide == Guide::Nothing;
         let cold = blind || self.plan.warm < WARM_UP || self.corpus_len() == 0;
-        if cold || self.state.rand_mut().below_or_zero(RANDOM_ONE_IN) == 0 {
+        let share = self.plan.worth.random_share();
+        if cold || self.state.rand_mut().below_or_zero(worth::WHOLE) < share {
             self.plan.warm = self.plan.warm.saturating_add(1);
             let mut rng = split(&mut self.state);
             return Ok((self.breed.random(&mut rng), Origin::Random));
@@ -346,8 +350,12 @@ impl Engine {
         };
         let blocks = if self.plan.guide == Guide::All { blocks } else { &[] };
         self.fill(states, blocks);
+        let before = self.plan.seen.len();
         self.plan.seen.extend(states);
         let firsts = self.count(blocks);
+        let news = self.plan.seen.len() - before + firsts.len();
+        let cost = ticket.program.lines() + USUAL_OPS * WAIT_COST * waits as usize;
+        self.plan.worth.told(ticket.origin, news, cost);
         let parent = match ticket.origin {
             Origin::Mutant(parent) => Some(CorpusId(parent)),
             _ => None,
