@@ -78,6 +78,8 @@ pub struct Board {
     pub timeout_ns: AtomicU64,
     /// 1 while a program runs: the watchdog sleeps otherwise.
     pub running: AtomicU32,
+    /// 1 while the watchdog has files open.
+    pub looking: AtomicU32,
     pub watch: [Watch; WATCH_SLOTS],
     pub files: [AtomicI32; OBJECTS],
     pub file_page: [AtomicU64; OBJECTS],

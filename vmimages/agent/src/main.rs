@@ -21,6 +21,7 @@ mod provoke;
 mod sabotage;
 mod scratch;
 mod special;
+mod stranded;
 mod stuck;
 mod supervisor;
 mod symbols;

@@ -1,8 +1,10 @@
-//! The watchdog thread: breaks off an op that runs over its time. First by a signal that leaves
-//! the guarded routine or makes a syscall return EINTR, then, for waits that ignore signals, by
-//! reading events nobody reads and at last by closing the userfaultfds. It never allocates.
+//! The watchdog thread: breaks off an op that runs over its time, or waits for what nobody will do
+//! ([`crate::stranded`]). First by a signal that leaves the guarded routine or makes a syscall
+//! return EINTR, then, for waits that ignore signals, by reading events nobody reads and at last by
+//! closing the userfaultfds. It never allocates.
 
 use crate::board::{Board, NONE, Watch};
+use crate::stranded::Stranded;
 use crate::{guard, sys};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -19,16 +21,21 @@ pub fn start(board: &'static Board) -> std::io::Result<()> {
 }
 
 fn watch(board: &'static Board) {
+    let mut stranded = Stranded::default();
     loop {
         if board.running.load(SeqCst) == 0 {
             sleep_until_running(board);
             continue;
         }
         sys::sleep_ms(TICK_MS);
+        let hopeless = stranded.look(board);
         let now = sys::now();
         for slot in &board.watch {
             let deadline = slot.deadline.load(SeqCst);
-            if deadline != 0 && now >= deadline {
+            if hopeless && deadline > now {
+                let _ = slot.deadline.compare_exchange(deadline, now, SeqCst, SeqCst);
+            }
+            if deadline != 0 && (hopeless || now >= deadline) {
                 fire(board, slot, now);
             }
         }
@@ -133,7 +140,7 @@ pub fn begin(board: &Board, slot: usize, line: u16, range: (u64, u64)) {
 pub fn end(board: &Board, slot: usize) -> Late {
     let watch = &board.watch[slot];
     watch.deadline.store(0, SeqCst);
-    while watch.firing.load(SeqCst) != 0 {
+    while watch.firing.load(SeqCst) != 0 || board.looking.load(SeqCst) != 0 {
         std::thread::yield_now();
     }
     if watch.fired.load(SeqCst) != 0 {
@@ -145,6 +152,11 @@ pub fn end(board: &Board, slot: usize) -> Late {
         (_, 0) => Late::Signalled,
         _ => Late::Forced,
     }
+}
+
+/// The calling thread runs no op any more.
+pub fn dismiss(board: &Board, slot: usize) {
+    board.watch[slot].tid.store(0, SeqCst);
 }
 
 /// The calling thread is the one of that slot.

@@ -420,6 +420,7 @@ fn par_thread(
     for (index, op) in ops.iter().enumerate() {
         replies.push(exec::run(&mut lane, (start + index) as u16, op));
     }
+    timeout::dismiss(shared.board, slot);
     let strays = std::mem::take(&mut lane.strays);
     drop(lane);
     kcov::stop();
