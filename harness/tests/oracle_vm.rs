@@ -7,7 +7,7 @@
 #[path = "support/guest.rs"]
 mod guest;
 
-use case::observation::Observation;
+use case::observation::{Observation, Status};
 use case::{Profile, Program, Verdict};
 use guest::Guest;
 use oracles::judge::{judge, judge_mutant};
@@ -56,11 +56,23 @@ fn seeds_pass_and_every_mutation_of_the_model_is_noticed() {
         }
     }
     println!("{} programs ran after {:.1} s", seen.len(), start.elapsed().as_secs_f64());
+    assert_waits_are_short(&seen);
     let wrong: Vec<String> = lost.into_iter().chain(wrong_seeds(&seen, &profile)).collect();
     let survivors = survivors(&seen, &profile);
     println!("judged after {:.1} s", start.elapsed().as_secs_f64());
     assert!(wrong.is_empty(), "seeds that do not pass:\n{}", wrong.join("\n"));
     assert!(survivors.is_empty(), "mutations that nothing noticed: {survivors:?}");
+}
+
+/// A wait that nobody will end is broken off long before its time is up. One program is enough: on
+/// a busy machine others may have been slow.
+fn assert_waits_are_short(seen: &[Seen]) {
+    let waits = |one: &&Seen| one.observation.lines.iter().any(|l| l.status == Status::Timeout);
+    let waiting: Vec<&Seen> = seen.iter().filter(|one| one.seed).filter(waits).collect();
+    let shortest = waiting.iter().map(|one| one.observation.nanos).min();
+    println!("{} seeds wait for nothing, {shortest:?} ns at least", waiting.len());
+    let allowed = SEED_OP_TIME.as_nanos() as u64 / 2;
+    assert!(shortest.is_some_and(|ns| ns < allowed), "an op waits until its time is up");
 }
 
 /// Name, whether it is a seed, program.
