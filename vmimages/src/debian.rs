@@ -247,7 +247,7 @@ fn spawn_error(command: &str, package: &'static str, error: &std::io::Error) -> 
     ImageError::Command { command: command.into(), stderr: error.to_string() }
 }
 
-/// The command's standard output, or the last line it wrote to standard error.
+/// The command's standard output, or the line of its standard error that says most.
 pub fn output(mut command: Command, package: &'static str) -> Result<Vec<u8>, ImageError> {
     let name = command.get_program().to_string_lossy().into_owned();
     let done =
@@ -256,17 +256,36 @@ pub fn output(mut command: Command, package: &'static str) -> Result<Vec<u8>, Im
         return Ok(done.stdout);
     }
     let stderr = String::from_utf8_lossy(&done.stderr);
-    let last = stderr.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it gave no reason");
     let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy().into_owned()).collect();
     Err(ImageError::Command {
         command: format!("{name} {}", args.join(" ")),
-        stderr: last.to_string(),
+        stderr: telling(&stderr).to_string(),
     })
+}
+
+/// A full disk wherever it is named: it makes every later line wrong. Else the last line; that of
+/// tar only says that there were others.
+fn telling(stderr: &str) -> &str {
+    let said = |line: &&str| !line.trim().is_empty() && !line.ends_with("due to previous errors");
+    let full = stderr.lines().find(|line| line.contains("No space left on device"));
+    full.or_else(|| stderr.lines().rfind(said)).unwrap_or("it gave no reason")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_whatever_comes_after_it() {
+        let tar = "tar: mm/x.c: Cannot write: No space left on device\n\
+                   tar: mm/y.c: Cannot open: No such file or directory\n\
+                   tar: Exiting with failure status due to previous errors\n";
+        assert_eq!(telling(tar), "tar: mm/x.c: Cannot write: No space left on device");
+        let torn = "tar: Unexpected EOF in archive\n\
+                    tar: Exiting with failure status due to previous errors\n";
+        assert_eq!(telling(torn), "tar: Unexpected EOF in archive");
+        assert_eq!(telling(" \n"), "it gave no reason");
+    }
 
     #[test]
     fn flavours_are_told_apart() {
