@@ -578,6 +578,27 @@ fn a_default_policy_divides_a_mapping_that_had_another() {
 }
 
 #[test]
+fn a_policy_is_what_the_kernel_makes_of_it() {
+    let lines = |first: &'static str, second: &'static str, last: u16| {
+        vec![
+            ok("mmap at=r0 len=4M"),
+            ok(first),
+            ok(second),
+            ok("u0 = uffd features=missing_shmem handler=copy"),
+            with("register uffd=u0 at=r0 len=4M modes=missing", Status::Ok(0x13c)),
+            err("continue uffd=u0 at=r0 len=4M", last),
+        ]
+    };
+    let first = "mbind at=r0 len=4M mode=preferred nodes=n0,n9";
+    passes(lines(first, "mbind at=r0 len=2M mode=preferred nodes=n0", EINVAL));
+    breaks("U-038", lines(first, "mbind at=r0 len=2M mode=preferred nodes=n0", 2));
+    passes(lines(first, "mbind at=r0 len=2M mode=interleave nodes=n0", 2));
+    let nowhere = "mbind at=r0 len=4M mode=preferred";
+    passes(lines(nowhere, "mbind at=r0 len=2M mode=local", EINVAL));
+    passes(lines(nowhere, "mbind at=r0 len=2M mode=preferred nodes=n0", 2));
+}
+
+#[test]
 fn poison_may_take_the_mapping_of_a_huge_file_page() {
     let flags = [*b"rd", *b"wr", *b"sh"];
     let lines = |collapse: bool, rss: u64| {

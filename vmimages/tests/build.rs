@@ -205,7 +205,7 @@ fn a_line_without_effect_stops_the_build_and_says_what_it_depends_on() {
 #[test]
 fn debug_presets_get_the_base_fixes_that_apply() {
     let tree = Tree::new();
-    std::fs::create_dir_all(tree.path("fixes/6.1")).unwrap();
+    std::fs::create_dir_all(tree.path("fixes/6.1/every")).unwrap();
     tree.patch("fixes/6.1/0001-good.patch", "4");
     tree.patch("fixes/6.1/0002-late.patch", "5");
     let fixes = tree.path("fixes");
@@ -221,6 +221,12 @@ fn debug_presets_get_the_base_fixes_that_apply() {
     assert!(build.patches.len() == 1 && !build.patches[0].base_fix, "{:?}", build.patches);
     let (built, _) = tree.build_as(&[], Preset::Plain, Some(&fixes));
     assert!(built.unwrap().kernel.build.unwrap().patches.is_empty());
+
+    // What is wrong for every preset is put right in every preset.
+    tree.patch("fixes/6.1/every/0001-driver.patch", "7");
+    let (built, _) = tree.build_as(&[], Preset::Plain, Some(&fixes));
+    let build = built.unwrap().kernel.build.unwrap();
+    assert!(build.patches.len() == 1 && build.patches[0].base_fix, "{:?}", build.patches);
 }
 
 #[test]

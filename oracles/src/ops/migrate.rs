@@ -211,7 +211,8 @@ fn mbind(
         if told == 1 && flags.any(MoveFlags::MOVE | MoveFlags::ALL) {
             w.numa_bound |= mode == NumaMode::Bind;
             w.policies_set = true;
-            set_policy(w, cx, at.addr(), end, Some((mode, nodes)));
+            let policy = Some(effective(w, mode, nodes));
+            set_policy(w, cx, at.addr(), end, policy);
         }
         return Ok(());
     }
@@ -243,9 +244,22 @@ fn mbind(
         let own = mode != NumaMode::Default;
         w.numa_bound |= mode == NumaMode::Bind;
         w.policies_set |= own;
-        set_policy(w, cx, at.addr(), end, own.then_some((mode, nodes)));
+        let policy = own.then(|| effective(w, mode, nodes));
+        set_policy(w, cx, at.addr(), end, policy);
     }
     Ok(())
+}
+
+/// A policy as it is kept, by which two are the same or not: of its nodes those that exist, of
+/// MPOL_PREFERRED only the first, and without any the local one (mbind(2); mpol_new,
+/// mpol_set_nodemask).
+fn effective(w: &World, mode: NumaMode, nodes: Nodes) -> (NumaMode, Nodes) {
+    let there = present(w, nodes);
+    match mode {
+        NumaMode::Preferred if nodes.is_none() => (NumaMode::Local, nodes),
+        NumaMode::Preferred => (mode, Nodes(there & there.wrapping_neg())),
+        _ => (mode, Nodes(there)),
+    }
 }
 
 /// Another policy is another VMA, even where nothing else differs; MPOL_DEFAULT takes a policy

@@ -62,7 +62,7 @@ pub struct BuildSpec<'a> {
     /// Name to register under; without one, the preset and what it was built of.
     pub name: Option<&'a str>,
     pub jobs: u32,
-    /// Folder of base fixes (`SERIES/*.patch`); debug presets get those of their series.
+    /// Folder of base fixes: `SERIES/every/*.patch` for all presets, `SERIES/*.patch` for debug ones.
     pub fixes: Option<&'a Path>,
 }
 
@@ -270,20 +270,25 @@ fn wishes(spec: &BuildSpec<'_>) -> Result<Vec<Wish>, BuildError> {
     Ok(fragment::merge(&[spec.preset.wishes()?, patches::wishes(spec.patches)?]))
 }
 
-/// Base fixes of the tree's series, for presets that have reports they would drown. One that does
-/// not apply is not needed, or for another tree: it is left out and said.
+/// Base fixes of the tree's series: those in `every` for all presets, the others for presets that
+/// have reports they would drown. One that does not apply is not needed, or for another tree: it is
+/// left out and said.
 fn base_fixes(
     spec: &BuildSpec<'_>,
     source: &Source,
     staged: &mut Staged,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Vec<Patch>, BuildError> {
-    let folder = spec.fixes.map(|fixes| fixes.join(&source.series));
-    let Some(folder) = folder.filter(|dir| spec.preset.is_debug() && dir.is_dir()) else {
+    let Some(series) = spec.fixes.map(|fixes| fixes.join(&source.series)) else {
         return Ok(Vec::new());
     };
+    let mut folders = vec![series.join("every")];
+    if spec.preset.is_debug() {
+        folders.push(series);
+    }
+    folders.retain(|dir| holds_patches(dir));
     let mut applied = Vec::new();
-    for patch in patches::load(&[folder])? {
+    for patch in patches::load(&folders)? {
         match staged.apply(&source.root, &patch) {
             Ok(()) => {
                 tell(Event::Step(&format!("base fix {}", patch.name)));
@@ -297,6 +302,11 @@ fn base_fixes(
         }
     }
     Ok(applied)
+}
+
+fn holds_patches(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|end| end == "patch"))
 }
 
 /// The optional lines that did not take effect; `Err` if any other did not.
@@ -357,7 +367,7 @@ fn default_name(spec: &BuildSpec<'_>, source: &Source, patches: &[AppliedPatch])
         hash.update(patch.blake3.as_bytes());
     }
     let mut name = format!("{}-{}", spec.preset.name(), source.label);
-    if spec.fixes.is_none() && spec.preset.is_debug() {
+    if spec.fixes.is_none() {
         name.push_str("-nofix");
     }
     if tell_apart {
