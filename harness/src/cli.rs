@@ -216,6 +216,9 @@ pub struct FuzzArgs {
     /// Stop after this many programs.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub programs: Option<u64>,
+    /// Stop at the first confirmed finding that is not known.
+    #[arg(long)]
+    pub until_finding: bool,
     /// VMs at a time.
     #[arg(long, short = 'j', value_name = "N")]
     pub jobs: Option<u32>,

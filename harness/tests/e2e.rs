@@ -222,6 +222,33 @@ fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
 }
 
 #[test]
+fn a_campaign_for_one_finding_ends_with_it() {
+    let home = Home::new();
+    let (corpus, one) = (home.0.path().join("mine"), the_kernel("6.1"));
+    std::fs::create_dir(&corpus).unwrap();
+    std::fs::write(corpus.join("deviates.hgm"), DEVIATES).unwrap();
+    // The deviation of this kernel is listed for nobody: it counts as a finding.
+    let nobody = "[[deviation]]\nid = \"N03\"\nfamilies = []\nsignatures = [\"none\"]\n\
+        title = \"none\"\nwhy = \"none\"\n";
+    home.own_known_list(&one, nobody);
+    let fixed = ["--kernel", &one, "--corpus", "mine", "--jobs", "1", "--seed", "7", "--json"];
+    let more = ["--no-canaries", "--set", "look=each", "--set", "confirm_times=1"];
+    let mut args = vec!["fuzz", "--until-finding", "--programs", "400"];
+    args.extend(fixed.iter().chain(&more));
+    let out = home.run(&args);
+    assert_eq!(out.status.code(), Some(100), "{}", String::from_utf8_lossy(&out.stderr));
+    let summary = json(&out);
+    let (first, n03) = (&summary["first_finding"], "X-02/madvise/rsvd:low");
+    assert_eq!(first["signature"], n03, "{summary}");
+    assert_eq!(summary["findings"][n03]["state"], "confirmed", "{summary}");
+    assert!(first["programs"].as_u64() <= summary["programs"].as_u64(), "{summary}");
+    assert!(first["seconds"].as_f64() < summary["seconds"].as_f64(), "{summary}");
+    assert!(summary["programs"].as_u64().unwrap() < 400, "it went on: {summary}");
+    let id = first["id"].as_str().unwrap();
+    assert!(home.the_run().join("findings").join(id).is_dir(), "{id}");
+}
+
+#[test]
 fn a_known_list_that_blinds_the_detector_voids_the_run() {
     let home = Home::new();
     // A list that takes every bad read for known.

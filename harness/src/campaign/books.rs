@@ -2,8 +2,8 @@
 
 use super::checks::End;
 use super::{
-    BOOKED, CHECKING, Campaign, CanaryFigures, FAST, FindingFigures, Outcome, Summary, Suspect,
-    VerifyFigures,
+    BOOKED, CHECKING, Campaign, CanaryFigures, FAST, FindingFigures, FirstFinding, Outcome,
+    Summary, Suspect, VerifyFigures,
 };
 use crate::coverage::Book;
 use crate::engine::Engine;
@@ -104,6 +104,21 @@ impl Campaign<'_> {
         }
     }
 
+    fn first_finding(&self) -> Option<FirstFinding> {
+        let confirmed = self.suspects.iter().filter(|(_, suspect)| suspect.is_confirmed());
+        let dated = confirmed.filter_map(|(signature, suspect)| {
+            let first = suspect.first?;
+            Some((signature, &suspect.id, first))
+        });
+        let (signature, id, first) = dated.min_by_key(|(_, _, first)| first.elapsed)?;
+        Some(FirstFinding {
+            id: id.clone(),
+            signature: signature.clone(),
+            programs: first.programs,
+            seconds: first.elapsed.as_secs_f64(),
+        })
+    }
+
     pub(super) fn outcome(&self) -> Outcome {
         let seconds = self.start.elapsed().as_secs_f64();
         let totals = &self.totals;
@@ -127,6 +142,7 @@ impl Campaign<'_> {
             states: self.engine.as_ref().map_or(0, Engine::states),
             coverage: self.book.as_ref().map(Book::figures),
             findings: findings.collect(),
+            first_finding: self.first_finding(),
             inconclusive: totals.inconclusive,
             canaries: CanaryFigures { planted, found },
             verify: self.verify_figures(),

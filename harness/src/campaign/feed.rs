@@ -1,7 +1,7 @@
 //! The dispatcher's clock and hands: which phase a campaign is in, and what each VM thread gets to
 //! do next.
 
-use super::{CHECKING, CONFIRM_GRACE, Campaign, Confirm, DRAIN};
+use super::{CHECKING, CONFIRM_GRACE, Campaign, Confirm, DRAIN, Suspect};
 use crate::pool::{Job, Order, Replay, stop};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,11 @@ impl Campaign<'_> {
             (_, _) => self.phase = Phase::Over,
         }
         match self.phase {
+            Phase::Running if self.has_what_it_wants() => {
+                self.pool.stop(stop::DRAIN);
+                self.progress.event("a finding is confirmed: the campaign ends");
+                self.phase = Phase::Draining(now + DRAIN);
+            }
             Phase::Running if self.is_spent() => {
                 self.phase = Phase::Settling(now + CONFIRM_GRACE);
                 let waiting: usize = self.tiers.iter().map(|t| t.errands.len()).sum();
@@ -77,6 +82,11 @@ impl Campaign<'_> {
     /// Whether the end of the campaign waits for checks: who bound it by time wants it to end.
     fn settles_checks(&self) -> bool {
         self.tiers.len() > CHECKING && self.checks.waiting() > 0 && !self.time_is_over()
+    }
+
+    /// Whether the finding that was to end the campaign is there.
+    fn has_what_it_wants(&self) -> bool {
+        self.plan.until_finding && self.suspects.values().any(Suspect::is_confirmed)
     }
 
     fn is_spent(&self) -> bool {

@@ -101,6 +101,7 @@ impl Keeper {
                 count: finding.count,
                 reproduced: finding.reproduced,
                 confirm: if open { Confirm::Waiting } else { Confirm::Over },
+                first: None,
                 sighting: Sighting {
                     signature: finding.signature.clone(),
                     title: finding.title.clone(),

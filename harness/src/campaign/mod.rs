@@ -13,7 +13,7 @@ mod summary;
 mod suspects;
 
 pub use keep::{Bench, Keeper};
-pub use summary::{CanaryFigures, FindingFigures, Summary, VerifyFigures};
+pub use summary::{CanaryFigures, FindingFigures, FirstFinding, Summary, VerifyFigures};
 
 use crate::canary::{Canaries, Ended};
 use crate::coverage::Book;
@@ -64,6 +64,8 @@ pub struct Plan {
     pub seed: u64,
     pub duration: Option<Duration>,
     pub programs: Option<u64>,
+    /// Whether the first confirmed finding that is not known ends it.
+    pub until_finding: bool,
     /// Time between rounds of canaries; `None` plants none.
     pub canary_every: Option<Duration>,
     pub confirm_times: u32,
@@ -112,6 +114,17 @@ pub struct Suspect {
     pub count: u32,
     pub reproduced: (u32, u32),
     pub confirm: Confirm,
+    /// When it was first seen; `None` if an earlier part of the run saw it.
+    pub first: Option<First>,
+}
+
+/// The moment in a campaign at which something was first seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct First {
+    /// Programs that had come back by then, this one included.
+    pub programs: u64,
+    /// Since the start, the boots of VMs included.
+    pub elapsed: Duration,
 }
 
 /// Where a suspect stands in triage.
@@ -123,6 +136,11 @@ pub enum Confirm {
 }
 
 impl Suspect {
+    /// Whether it is a finding that counts: not known, and shown again.
+    fn is_confirmed(&self) -> bool {
+        self.state() == FindingState::Confirmed
+    }
+
     fn state(&self) -> FindingState {
         match (&self.sighting.known, self.reproduced.0) {
             (Some(_), _) => FindingState::Known,

@@ -16,6 +16,18 @@ pub struct FindingFigures {
     pub reproduced: (u32, u32),
 }
 
+/// Of the confirmed findings that are not known, the one that was seen first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FirstFinding {
+    /// For `hgm repro` and `hgm shrink`.
+    pub id: String,
+    pub signature: String,
+    /// Programs that had come back when it was seen, its own included.
+    pub programs: u64,
+    /// From start to the moment it was seen; that it was confirmed came later.
+    pub seconds: f64,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CanaryFigures {
     pub planted: u32,
@@ -94,6 +106,9 @@ pub struct Summary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coverage: Option<Figures>,
     pub findings: BTreeMap<String, FindingFigures>,
+    /// `None` if none was confirmed, or all by an earlier part of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_finding: Option<FirstFinding>,
     pub inconclusive: u64,
     pub canaries: CanaryFigures,
     /// The second tier; `None` where there is none.

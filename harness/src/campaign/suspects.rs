@@ -2,7 +2,7 @@
 //! that confirm them, and in a two-tier campaign replays on the other kernel), checks are ended.
 
 use super::checks::End;
-use super::{CHECKING, Campaign, Confirm, Errand, FAST, Suspect};
+use super::{CHECKING, Campaign, Confirm, Errand, FAST, First, Suspect};
 use crate::pool::{Job, Replayed};
 use crate::triage::{self, Judged, Sighting};
 use case::Program;
@@ -34,6 +34,7 @@ impl Campaign<'_> {
             count: 1,
             reproduced: (0, 0),
             confirm: if news { Confirm::Waiting } else { Confirm::Over },
+            first: Some(First { programs: self.totals.programs, elapsed: self.start.elapsed() }),
         };
         if let Some(earlier) = self.suspects.get_mut(&signature) {
             earlier.count += 1;

@@ -87,6 +87,7 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
         seed,
         duration: ctx.config.duration,
         programs: args.programs,
+        until_finding: args.until_finding,
         canary_every: ctx.config.canaries.then_some(ctx.config.canary_every),
         confirm_times: ctx.config.confirm_times,
         guide: match ctx.config.guide {
