@@ -345,11 +345,12 @@ fn fill_shmem(
         return Round::Ended(BUS_ADRERR);
     }
     let body = match w.files[key].cache.get(&idx).copied() {
-        Some(body) if w.bodies[body].poisoned => {
-            return Round::Ended(poisoned(vma));
-        }
+        // The event comes before the page is looked at (shmem_get_folio_gfp).
         Some(_) if vma.armed(UffdModes::MINOR) => {
             return raise(w, proc, vma, addr, access, Why::Minor);
+        }
+        Some(body) if w.bodies[body].poisoned => {
+            return Round::Ended(poisoned(vma));
         }
         Some(body) => body,
         None if vma.armed(UffdModes::MISSING) => {
@@ -664,6 +665,10 @@ fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why:
 
 fn answer_minor(w: &mut World, proc: ProcId, vma: &Vma, addr: u64) -> bool {
     let Some(body) = w.cached(vma, addr) else { return false };
+    if w.bodies[body].poisoned {
+        // CONTINUE maps no poisoned page (EIO), and the policy has no other answer.
+        return false;
+    }
     prepared(w, proc, vma, addr);
     let entry = Entry { slot: Slot::Page(body), wp: false };
     if w.in_pieces(proc, vma, addr) {

@@ -30,10 +30,7 @@ enum Met {
 
 /// Reads the page at an address in, as the injection does.
 fn meet(w: &mut World, cx: &Cx<'_>, at: u64) -> Out<Met> {
-    let unreadable = w.vma_at(cx.proc, at).is_some_and(|v| !v.prot.has(Prot::READ));
-    if unreadable && cx.obs.status == NEXT_FAILED {
-        // The right to read is wanted by name, but the fast path never asks for it (G-001,
-        // get_user_pages_fast): a present page may be had all the same.
+    if cx.obs.status == NEXT_FAILED && !had_unasked(w, cx, at) {
         return Ok(Met::Bad);
     }
     match touch(w, cx, cx.proc, at, Access::Read)? {
@@ -47,6 +44,19 @@ fn meet(w: &mut World, cx: &Cx<'_>, at: u64) -> Out<Met> {
         Some(Slot::Page(body)) => Met::Page(body, vma),
         _ => Met::Zero(vma),
     })
+}
+
+/// The right to read is wanted by name, but the fast path never asks for it (G-001,
+/// get_user_pages_fast): a present page of a mapping that may be stored to is had all the same.
+/// Where it may only be executed a protection key can be in the way, if the CPU has them.
+fn had_unasked(w: &mut World, cx: &Cx<'_>, at: u64) -> bool {
+    let Some(vma) = w.vma_at(cx.proc, at) else { return true };
+    let present = matches!(w.slot(cx.proc, vma, at).1.map(|e| e.slot), Some(Slot::Page(_)));
+    let prot = vma.prot;
+    if present && prot.has(Prot::EXEC) && !prot.has(Prot::READ) && !prot.has(Prot::WRITE) {
+        w.blur("memory failure in a mapping that may only be executed");
+    }
+    prot.has(Prot::READ) || prot.has(Prot::WRITE) && present
 }
 
 /// Could a transparent huge page lie at this address? Then the walk skips the rest of it.
