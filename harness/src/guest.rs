@@ -11,7 +11,6 @@ use crate::term::clean_str;
 use case::Family;
 use case::link::Look;
 use oracles::known::Known;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,13 +68,12 @@ pub fn add_known(
         return Err(ExpectedError::usage(what, "give it another id; hgm findings list --all"));
     }
     let path = kernel.dir.join(KNOWN);
-    let failed = |error: std::io::Error| {
-        let what = format!("cannot write {}", path.display());
-        ExpectedError::infrastructure(what, "make room, or make the folder writable").cause(error)
-    };
     let mut text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        other => other.map_err(failed)?,
+        other => other.map_err(|error| {
+            let what = format!("cannot read {}", path.display());
+            ExpectedError::infrastructure(what, "make it readable, or remove it").cause(error)
+        })?,
     };
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let families: Vec<String> =
@@ -88,10 +86,7 @@ pub fn add_known(
         quoted(title),
         quoted(why),
     ));
-    let mut file = tempfile::NamedTempFile::new_in(&kernel.dir).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(&path).map_err(|error| failed(error.error))?;
-    Ok(())
+    Ok(store::write_whole(&path, text.as_bytes())?)
 }
 
 /// Everything a pool needs for this kernel; VM folders go below `dir`.

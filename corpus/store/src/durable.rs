@@ -14,8 +14,8 @@ pub(crate) const TEMP_PREFIX: &str = ".hgm-tmp-";
 /// Nothing takes this long to write: an older temporary was left by a killed process.
 const TEMP_AGE_MAX: Duration = Duration::from_secs(3600);
 
-/// Puts `bytes` at `path`, replacing what is there.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Puts `bytes` at `path`, whole or not at all, replacing what is there; durable when it returns.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = parent(path);
     let fail = |doing| StoreError::io(doing, path);
     let mut file = tempfile::Builder::new()

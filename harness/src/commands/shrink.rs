@@ -13,7 +13,6 @@ use case::Program;
 use case::text::print;
 use generators::{Shrinker, Try};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
@@ -400,23 +399,10 @@ impl Outputs {
         let log: String = ended.log.iter().map(|line| format!("{line}\n")).collect();
         for (path, text) in [(&self.program, print(&small)), (&self.log, log)] {
             let Some(path) = path else { continue };
-            whole(path, text.as_bytes()).map_err(|error| {
-                let what = format!("cannot write {}", path.display());
-                ExpectedError::infrastructure(what, "make room, or name another --out").cause(error)
-            })?;
+            store::write_whole(path, text.as_bytes())?;
         }
         Ok(())
     }
-}
-
-/// Writes a file whole or not at all.
-fn whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]

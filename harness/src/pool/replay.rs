@@ -11,6 +11,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use vm::{Death, DeathKind};
 
+/// What one replay gave.
+struct Showing {
+    sightings: Vec<Sighting>,
+    /// Some op was not issued for lack of a kernel's feature.
+    lacking: bool,
+}
+
 impl Worker {
     /// Runs one program again and again, each time in a fresh child, first in a fresh VM; a VM
     /// that showed anything is not used again.
@@ -54,12 +61,8 @@ impl Worker {
         self.tell(Event::Replayed(Box::new(result)))
     }
 
-    /// What showed, and whether some op was not issued for lack of a kernel's feature.
-    fn replay_once(
-        &mut self,
-        program: &Program,
-        patience: u32,
-    ) -> Result<(Vec<Sighting>, bool), String> {
+    /// What one replay gave, or why it says nothing.
+    fn replay_once(&mut self, program: &Program, patience: u32) -> Result<Showing, String> {
         let silence = self.spec.silence() * patience;
         let Some(live) = &mut self.live else { return Err("no VM".into()) };
         let id = live.next_id;
@@ -80,12 +83,12 @@ impl Worker {
             match message {
                 Some(FromGuest::Done { id: got, outcome }) if got == id => {
                     let judged = triage::judge(program, outcome, &live.profile, &self.spec.known);
-                    let mut all = judged.sightings;
+                    let mut sightings = judged.sightings;
                     std::thread::sleep(TICK);
-                    all.extend(live.read_console(&job).into_iter().map(|(_, s)| s));
+                    sightings.extend(live.read_console(&job).into_iter().map(|(_, s)| s));
                     return match judged.inconclusive {
-                        Some(why) if all.is_empty() => Err(why),
-                        _ => Ok((all, judged.lacking)),
+                        Some(why) if sightings.is_empty() => Err(why),
+                        _ => Ok(Showing { sightings, lacking: judged.lacking }),
                     };
                 }
                 Some(_) => heard = Instant::now(),
@@ -104,11 +107,11 @@ impl Worker {
 }
 
 impl Replayed {
-    fn count(&mut self, seen: Result<(Vec<Sighting>, bool), String>) {
+    fn count(&mut self, seen: Result<Showing, String>) {
         let seen = match seen {
-            Ok((seen, lacking)) => {
+            Ok(Showing { sightings, lacking }) => {
                 self.lacking |= lacking;
-                seen
+                sightings
             }
             Err(why) => {
                 self.void = Some(why);
@@ -141,9 +144,9 @@ impl Replayed {
 }
 
 impl Live {
-    fn replay_death(&mut self, death: &Death) -> Result<(Vec<Sighting>, bool), String> {
+    fn replay_death(&mut self, death: &Death) -> Result<Showing, String> {
         match self.autopsy(death).0 {
-            Cause::Guest(sighting) => Ok((vec![*sighting], false)),
+            Cause::Guest(sighting) => Ok(Showing { sightings: vec![*sighting], lacking: false }),
             Cause::Host(why) => Err(why),
         }
     }
