@@ -3,11 +3,17 @@
 //! Flags that also have a configuration key are `Option`: [`Verb::overrides`] hands them to
 //! `config`, and commands read the configuration, never the flag.
 
+mod findings;
+mod gate;
+
 use crate::config::parse_duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use findings::*;
+pub use gate::*;
 
 /// Fuzz and regression-test the huge page, userfaultfd and THP code of Linux kernels.
 #[derive(Debug, Parser)]
@@ -69,6 +75,8 @@ pub enum Verb {
     Repro(ReproArgs),
     Shrink(ShrinkArgs),
     Regress(RegressArgs),
+    Gate(GateArgs),
+    Bisect(BisectArgs),
     Findings(FindingsArgs),
     Report(ReportArgs),
     Corpus(CorpusArgs),
@@ -108,7 +116,8 @@ pub enum KernelVerb {
                         debian:6.1.0-50\n  hgm kernel add arch/x86/boot/bzImage \
                         --modules /tmp/mods/lib/modules/6.12.0+")]
 pub struct KernelAddArgs {
-    /// A bzImage file, or debian:6.1, debian:6.12, debian:6.1.0-50 from the host's apt sources.
+    /// A bzImage file, or from the host's apt sources: debian:6.1 (newest), debian:6.1.0-50 (an
+    /// ABI), debian:6.1.192-2 (a version).
     #[arg(value_name = "SPEC")]
     pub spec: String,
     /// Modules folder that belongs to the image (a lib/modules/RELEASE tree).
@@ -445,74 +454,6 @@ pub struct ReportArgs {
     pub kernel: Option<String>,
 }
 
-/// List findings of all runs, one line a bug; show one; mark it.
-#[derive(Clone, Debug, Args)]
-pub struct FindingsArgs {
-    #[command(subcommand)]
-    pub verb: FindingsVerb,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-pub enum FindingsVerb {
-    List(FindingsListArgs),
-    Show(FindingsShowArgs),
-    Mark(MarkArgs),
-}
-
-/// List findings: state, k of n, times seen, runs, kernels, signature.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm findings list\n  hgm findings list --run latest --all \
-                        --json")]
-pub struct FindingsListArgs {
-    /// Of this run only: its id, the shortest unique prefix, or latest.
-    #[arg(long, value_name = "RUN")]
-    pub run: Option<String>,
-    /// Known deviations too.
-    #[arg(long)]
-    pub all: bool,
-}
-
-/// Print a finding: what was expected and seen, how often, its program.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm findings show h-040-pread")]
-pub struct FindingsShowArgs {
-    /// Finding: its folder, or its name in any run, or the shortest unique prefix.
-    #[arg(value_name = "ID")]
-    pub id: String,
-}
-
-/// Mark a finding: as known on its kernel, or not to be shown to others.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm findings mark h-040-pread --known MY-1 --why 'read(2) \
-                        says EIO'\n  hgm findings mark refcount --embargo")]
-pub struct MarkArgs {
-    /// Finding: its folder, or its name in any run, or the shortest unique prefix.
-    #[arg(value_name = "ID")]
-    pub id: String,
-    #[command(flatten)]
-    pub marking: Marking,
-    /// What it breaks and which document decides; goes with --known.
-    #[arg(long, value_name = "TEXT", requires = "known")]
-    pub why: Option<String>,
-    /// Registered kernel whose list gets it [default: the one the finding was seen on].
-    #[arg(long, value_name = "KERNEL")]
-    pub kernel: Option<String>,
-}
-
-#[derive(Clone, Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct Marking {
-    /// List it under this id in known.toml beside the kernel's image: reported as known from now on.
-    #[arg(long, value_name = "ID")]
-    pub known: Option<String>,
-    /// Mark that it must not leave this machine; lists show it as embargo.
-    #[arg(long)]
-    pub embargo: bool,
-    /// Take an embargo back.
-    #[arg(long)]
-    pub no_embargo: bool,
-}
-
 /// List, show, add and verify programs of a corpus folder.
 #[derive(Clone, Debug, Args)]
 pub struct CorpusArgs {
@@ -660,6 +601,15 @@ impl Verb {
             Verb::Regress(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
                 all.put("jobs", "--jobs", args.jobs.as_ref());
+                all.choice("accel", "--accel", args.accel);
+                all.cold(args.no_snapshot);
+            }
+            Verb::Bisect(args) => all.choice("accel", "--accel", args.accel),
+            Verb::Gate(args) => {
+                all.put("confirm_times", "--times", args.times.as_ref());
+                all.put("confirm_need", "--need", args.need.as_ref());
+                all.put("jobs", "--jobs", args.jobs.as_ref());
+                all.path("corpus", "--corpus", args.corpus.as_ref());
                 all.choice("accel", "--accel", args.accel);
                 all.cold(args.no_snapshot);
             }

@@ -67,6 +67,7 @@ pub const KEYS: &[Key] = &[
     key("duration", Kind::Duration, "", "length of a campaign; unset: until stopped"),
     key("corpus", Kind::Path, "", "corpus folder; unset: corpus/ in the home"),
     key("confirm_times", int(1, 1000), "5", "replays of a violation before it is reported"),
+    key("confirm_need", int(1, 1000), "3", "of these, those that must show it to fail a gate"),
     key("canaries", Kind::Bool, "true", "plant faults that the pipeline must find"),
     key("canary_every_s", int(10, 86400), "600", "seconds between planted faults"),
     key(
@@ -86,6 +87,7 @@ pub const KEYS: &[Key] = &[
     key("batch", int(1, 256), "16", "programs sent to a VM ahead of their results"),
     key("vm_programs_max", int(1, 10_000_000), "20000", "programs until a VM is replaced"),
     key("programs_min", int(0, 1 << 40), "100", "fewer programs than this are inconclusive"),
+    key("states_min", int(0, 1 << 40), "100", "fewer mapping states leave a gate inconclusive"),
 ];
 
 /// Where a value came from.
@@ -147,6 +149,7 @@ pub struct Config {
     pub duration: Option<Duration>,
     pub corpus: Option<PathBuf>,
     pub confirm_times: u32,
+    pub confirm_need: u32,
     pub canaries: bool,
     pub canary_every: Duration,
     pub look: LookChoice,
@@ -156,6 +159,7 @@ pub struct Config {
     pub batch: u32,
     pub vm_programs_max: u32,
     pub programs_min: u64,
+    pub states_min: u64,
     /// All of the above, as text, with origins; in the order of [`KEYS`].
     pub settings: Vec<Setting>,
 }
@@ -263,6 +267,7 @@ fn build(profile: String, file: Option<PathBuf>, values: Values) -> Config {
         duration: parse_duration(&text("duration")).ok(),
         corpus: path("corpus"),
         confirm_times: small("confirm_times"),
+        confirm_need: small("confirm_need"),
         canaries: text("canaries") == "true",
         canary_every: seconds("canary_every_s"),
         look: LookChoice::from_str(&text("look"), false).unwrap_or(LookChoice::Asked),
@@ -272,6 +277,7 @@ fn build(profile: String, file: Option<PathBuf>, values: Values) -> Config {
         batch: small("batch"),
         vm_programs_max: small("vm_programs_max"),
         programs_min: number("programs_min"),
+        states_min: number("states_min"),
         settings,
     }
 }

@@ -62,7 +62,12 @@ pub const EXITS: &[ExitRow] = &[
         "retry",
     ),
     row(Exit::Finding, "finding", "new finding(s)", "fail"),
-    row(Exit::KernelBuild, "kernel-build", "the kernel could not be built", "fail"),
+    row(
+        Exit::KernelBuild,
+        "kernel-build",
+        "the kernel could not be built, or does not boot where its base does",
+        "fail",
+    ),
     row(
         Exit::CanaryMissed,
         "canary-missed",

@@ -13,10 +13,12 @@ mod coverage;
 mod doctor;
 mod engine;
 mod exit;
+mod gate;
 mod guest;
 mod pool;
 mod progress;
 mod render;
+mod repo;
 mod selftest;
 mod signals;
 mod symbols;
@@ -81,6 +83,8 @@ fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
         Verb::Findings(args) => commands::findings::run(args, ctx),
         Verb::Report(args) => commands::report::run(args, ctx),
         Verb::Regress(args) => commands::regress::run(args, ctx),
+        Verb::Gate(args) => commands::gate::run(args, ctx),
+        Verb::Bisect(args) => commands::bisect::run(args, ctx),
     }
 }
 

@@ -11,7 +11,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use support::{Place, fake_kernel};
+use support::{Place, fake_kernel, finding};
 
 const PROGRAM: &str = "hgm 1\n# why\n\nf0 = memfd\nftruncate file=f0 len=2M\n";
 
@@ -28,9 +28,13 @@ fn help_is_there_for_every_verb_and_shows_examples() {
         "repro",
         "shrink",
         "regress",
+        "gate",
+        "bisect",
         "findings list",
         "findings show",
         "findings mark",
+        "findings merge",
+        "findings split",
         "corpus list",
         "corpus show",
         "corpus add",
@@ -55,7 +59,7 @@ fn help_is_there_for_every_verb_and_shows_examples() {
 fn help_texts() {
     let place = Place::new();
     insta::assert_snapshot!("help", place.hgm(&["--help"]).stdout);
-    for verb in ["fuzz", "run", "repro", "shrink", "regress", "doctor"] {
+    for verb in ["fuzz", "run", "repro", "shrink", "regress", "gate", "bisect", "doctor"] {
         insta::assert_snapshot!(format!("help_{verb}"), place.hgm(&["help", verb]).stdout);
     }
     insta::assert_snapshot!("help_exit_codes", place.hgm(&["help", "exit-codes"]).stdout);
@@ -95,6 +99,22 @@ const ERRORS: &[(&[&str], i32, &[&str])] = &[
     (&["repro", "x", "--times", "0"], 2, &["--times"]),
     (&["findings", "show", "x"], 3, &["no finding `x`", "help:"]),
     (&["findings", "mark", "x"], 2, &["--known", "--embargo"]),
+    (&["findings", "merge", "x"], 2, &["ID"]),
+    (&["findings", "merge", "x", "y"], 3, &["no finding `x`"]),
+    (&["findings", "split", "x"], 3, &["no finding `x`"]),
+    (&["gate", "--base", "x"], 2, &["--new"]),
+    (&["gate", "--base", "x", "--new", "y"], 3, &["no kernel `x`"]),
+    (&["gate", "--base", "x", "--new", "y", "--need", "6"], 2, &["6 of 5", "--times"]),
+    (&["gate", "--base", "x", "--new", "y", "--budget", "10"], 2, &["--budget", "90s"]),
+    (&["gate", "--base", "x", "--new", "y", "--patch", "good.hgm"], 3, &["good.hgm is no patch"]),
+    (&["gate", "--base", "x", "--new", "y", "--regressions", "no"], 3, &["cannot read no"]),
+    (&["bisect", "good.hgm", "--good", "a", "--bad", "b"], 2, &["--tree"]),
+    (
+        &["bisect", "good.hgm", "--good", "a", "--bad", "b", "--tree", "."],
+        3,
+        &["no git repository", "help:"],
+    ),
+    (&["bisect", "good.hgm", "--good", "a", "--bad", "b", "--tree", "no"], 3, &["no tree no"]),
     (&["shrink", "x", "--for", "10"], 2, &["--for", "90s"]),
     (&["shrink", "good.hgm", "--out", "no/where.hgm"], 2, &["no is no folder", "--out"]),
     (&["config", "show", "--set", "jbos=2"], 2, &["unknown key `jbos`", "`jobs`"]),
@@ -467,4 +487,94 @@ fn quick_answers() {
     assert!(best(&["--help"]) <= Duration::from_millis(50));
     assert!(best(&["corpus", "list"]) <= Duration::from_millis(200));
     assert!(best(&["config", "show"]) <= Duration::from_millis(200));
+}
+
+const FIRST: &str = "A-001/mmap/enodev";
+const OTHER: &str = "A-002/munmap/einval";
+const THIRD: &str = "A-003/madvise/eagain";
+
+/// Bugs as listed: signature, times seen, runs, signatures of it.
+fn bugs(place: &Place) -> Vec<(String, u64, u64, Vec<String>)> {
+    let out = place.hgm(&["findings", "list", "--json"]);
+    let rows = out.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let row = |row: Value| {
+        let all = row["signatures"].as_array().unwrap().iter().map(text).collect();
+        let number = |key: &str| row[key].as_u64().unwrap();
+        (text(&row["signature"]), number("count"), number("runs"), all)
+    };
+    let mut all: Vec<_> = rows.map(row).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn merged_findings_are_one_bug_in_later_runs_too_until_split() {
+    let place = Place::new();
+    let slugs = [FIRST, OTHER, THIRD].map(|signature| finding(&place, "20260101-a", signature, 3));
+    let out = place.hgm(&["findings", "merge", &slugs[0], &slugs[1]]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(
+        out.stdout.contains("A-001/mmap/enodev is now one bug of 2 signatures"),
+        "{}",
+        out.stdout
+    );
+    let whole = |count, runs| (FIRST.to_owned(), count, runs, vec![FIRST.into(), OTHER.into()]);
+    let third = (THIRD.to_owned(), 3, 1, vec![THIRD.to_owned()]);
+    assert_eq!(bugs(&place), [whole(6, 1), third.clone()]);
+    // A later run that sees only the second of them: the same bug.
+    finding(&place, "20260102-b", OTHER, 1);
+    assert_eq!(bugs(&place), [whole(7, 2), third.clone()]);
+    let shown = place.hgm(&["findings", "show", &slugs[1]]).stdout;
+    assert!(shown.contains("part of") && shown.contains(FIRST), "{shown}");
+    let shown = place.hgm(&["findings", "show", &slugs[0], "--json"]).json();
+    assert_eq!(shown["bug"]["also"], serde_json::json!([OTHER]));
+
+    let out = place.hgm(&["findings", "split", &slugs[1]]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let alone = |s: &str, count, runs| (s.to_owned(), count, runs, vec![s.to_owned()]);
+    assert_eq!(bugs(&place), [alone(FIRST, 3, 1), alone(OTHER, 4, 2), third]);
+    let again = place.hgm(&["findings", "split", &slugs[1]]);
+    assert_eq!(again.code, 2);
+    assert!(again.stderr.contains("merged with nothing"), "{}", again.stderr);
+    // Nothing that was recorded has changed.
+    let shown = place.hgm(&["findings", "show", &slugs[1], "--json"]).json();
+    assert_eq!((&shown["signature"], &shown["count"]), (&OTHER.into(), &1.into()));
+}
+
+#[test]
+fn a_finding_marked_as_known_is_on_its_kernels_list() {
+    let place = Place::new();
+    fake_kernel(&place, "k1");
+    let id = finding(&place, "20260101-a", FIRST, 1);
+    let mark = |args: &[&str]| place.hgm(&[&["findings", "mark", &id][..], args].concat());
+    let out = mark(&["--known", "MY-1"]);
+    assert_eq!(out.code, 2);
+    assert!(out.stderr.contains("--why"), "{}", out.stderr);
+    let list = place.path("home/kernels/k1/known.toml");
+    assert!(!list.exists());
+    let why = "mmap(2) says \"ENODEV\" \\ nothing else";
+    assert_eq!(mark(&["--known", "MY-1", "--why", why]).code, 0);
+    let known = oracles::known::Known::parse(&fs::read_to_string(&list).unwrap()).unwrap();
+    assert_eq!((known.deviation[0].id.as_str(), known.deviation[0].why.as_str()), ("MY-1", why));
+    let violation = case::Violation {
+        rule: "A-001".into(),
+        line: 0,
+        op: "mmap".into(),
+        class: "enodev".into(),
+        expected: String::new(),
+        observed: String::new(),
+    };
+    let found = known.find(&case::Profile::default(), &violation);
+    assert_eq!(found.map(|deviation| deviation.id.as_str()), Some("MY-1"));
+    // An id stands for one deviation, the built-in ones included; another id is added below.
+    for taken in ["MY-1", "N03"] {
+        let again = mark(&["--known", taken, "--why", "x"]);
+        assert_eq!(again.code, 2, "{taken}");
+        assert!(again.stderr.contains("listed already"), "{}", again.stderr);
+    }
+    assert_eq!(mark(&["--known", "MY-2", "--why", "x"]).code, 0);
+    let known = oracles::known::Known::parse(&fs::read_to_string(&list).unwrap()).unwrap();
+    assert_eq!(known.deviation.len(), 2);
+    assert_eq!(fs::read_dir(list.parent().unwrap()).unwrap().count(), 3, "no half-written file");
 }

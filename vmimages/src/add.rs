@@ -14,8 +14,8 @@ const VMLINUX: &str = "vmlinux";
 /// is. `modules` is a directory searched for the modules of a kernel given as a file. `log` hears
 /// one line per step.
 ///
-/// `spec`: `debian:6.1`, `debian:6.12` (newest of the series), `debian:6.1.0-50` (exact), or the
-/// path of a bzImage.
+/// `spec`: `debian:6.1`, `debian:6.12` (newest of the series), `debian:6.1.0-50` or
+/// `debian:6.1.192-2` (exact ABI or version), or the path of a bzImage.
 pub fn add(
     home: &Path,
     spec: &str,

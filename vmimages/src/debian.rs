@@ -31,8 +31,8 @@ pub struct Package {
     pub version: String,
 }
 
-/// The package `what` means: a series (`6.1`, newest point release) or an exact ABI
-/// (`6.1.0-50`, with or without `-amd64`).
+/// The package `what` means: a series (`6.1`, newest point release), an exact ABI (`6.1.0-50`, with
+/// or without `-amd64`), or a package version (`6.1.176-1`).
 pub fn resolve(what: &str) -> Result<Package, ImageError> {
     let spec = format!("debian:{what}");
     if !is_version(what) {
@@ -43,7 +43,10 @@ pub fn resolve(what: &str) -> Result<Package, ImageError> {
         newest(what)?
     } else {
         let abi = what.strip_suffix("-amd64").unwrap_or(what);
-        show(&format!("linux-image-{abi}-amd64"))?
+        match show(&format!("linux-image-{abi}-amd64"))? {
+            None => of_version(what)?.map(|package| (package, String::new())),
+            found => found,
+        }
     };
     match found {
         Some((package, _)) => Ok(package),
@@ -52,8 +55,7 @@ pub fn resolve(what: &str) -> Result<Package, ImageError> {
             if all.is_empty() {
                 return Err(ImageError::NoLists { spec });
             }
-            let series = what.split(['.', '-', '+']).take(2).collect::<Vec<_>>().join(".");
-            let prefix = format!("linux-image-{series}.");
+            let prefix = images_of(what);
             let mut near: Vec<&String> = all.iter().filter(|n| n.starts_with(&prefix)).collect();
             if near.is_empty() {
                 near = all.iter().collect();
@@ -84,6 +86,34 @@ fn newest(series: &str) -> Result<Option<(Package, String)>, ImageError> {
         Some(name) => show(name),
         None => Ok(None),
     }
+}
+
+/// Start of the names of all images of the series a version is of.
+fn images_of(version: &str) -> String {
+    let series: Vec<&str> = version.split(['.', '-', '+']).take(2).collect();
+    format!("linux-image-{}.", series.join("."))
+}
+
+/// The image of this package version. Its name holds the ABI, which only the lists know.
+fn of_version(version: &str) -> Result<Option<Package>, ImageError> {
+    let names = offered(&images_of(version))?;
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let mut command = apt_cache();
+    command.args(["show", "--all-versions"]).args(&names);
+    let text = String::from_utf8_lossy(&output(command, "apt")?).into_owned();
+    Ok(packages(&text).into_iter().find(|package| package.version == version))
+}
+
+/// Name and version of each record `apt-cache show` printed.
+fn packages(text: &str) -> Vec<Package> {
+    let record = |record: &str| {
+        let field = |key: &str| record.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
+        let (name, version) = (field("Package:")?, field("Version:")?);
+        Some(Package { name: name.into(), version: version.into() })
+    };
+    text.split("\n\n").filter_map(record).collect()
 }
 
 /// The candidate's name and version and its Depends line.
@@ -308,6 +338,18 @@ mod tests {
         let mut names = ["x-6.1.0-50", "x-6.1.0-9", "x-6.12.100+deb12", "x-6.12.99+deb12"];
         names.sort_by(|a, b| natural(a, b));
         assert_eq!(names, ["x-6.1.0-9", "x-6.1.0-50", "x-6.12.99+deb12", "x-6.12.100+deb12"]);
+    }
+
+    #[test]
+    fn records_give_names_and_versions() {
+        let text = "Package: linux-image-6.1.0-47-amd64\nSource: linux-signed\n\
+            Version: 6.1.170-3\nDescription: x\n Version: 9\n\nPackage: a\nVersion: 1\n\n\
+            Package: no-version\n";
+        let all = packages(text);
+        let pairs: Vec<_> = all.iter().map(|p| (p.name.as_str(), p.version.as_str())).collect();
+        assert_eq!(pairs, [("linux-image-6.1.0-47-amd64", "6.1.170-3"), ("a", "1")]);
+        assert_eq!(images_of("6.1.176-1"), "linux-image-6.1.");
+        assert_eq!(images_of("6.12.117-1~deb12u1"), "linux-image-6.12.");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The campaign's figures: checkpoints and counts while it runs, the status line, the summary.
 
 use super::checks::End;
+use super::summary::by_bug;
 use super::{
     BOOKED, CHECKING, Campaign, CanaryFigures, FAST, FindingFigures, FirstFinding, Outcome,
     Summary, Suspect, VerifyFigures,
@@ -125,8 +126,8 @@ impl Campaign<'_> {
         let mut ready = totals.ready_ms.clone();
         ready.sort_unstable();
         let findings = self.suspects.iter().map(|(signature, s)| {
-            let figures =
-                FindingFigures { count: s.count, state: s.state(), reproduced: s.reproduced };
+            let (count, state, reproduced) = (s.count, s.state(), s.reproduced);
+            let figures = FindingFigures { count, state, reproduced, also: Vec::new() };
             (signature.clone(), figures)
         });
         let (found, planted) = self.canary_figures();
@@ -141,7 +142,7 @@ impl Campaign<'_> {
             programs_per_s: totals.programs as f64 / seconds.max(0.001),
             states: self.engine.as_ref().map_or(0, Engine::states),
             coverage: self.book.as_ref().map(Book::figures),
-            findings: findings.collect(),
+            findings: by_bug(findings, &self.plan.merges),
             first_finding: self.first_finding(),
             inconclusive: totals.inconclusive,
             canaries: CanaryFigures { planted, found },
@@ -159,6 +160,8 @@ impl Campaign<'_> {
             missed: self.tiers.iter().flat_map(|t| &t.canaries.missed).map(|c| c.name()).collect(),
             signal: self.signals.code(),
             unbooted: self.unbooted.clone(),
+            suspects: self.suspects.clone(),
+            regressions_left: self.regressions.len(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The dispatcher's clock and hands: which phase a campaign is in, and what each VM thread gets to
 //! do next.
 
-use super::{CHECKING, CONFIRM_GRACE, Campaign, Confirm, DRAIN, Suspect};
+use super::{CHECKING, Campaign, Confirm, DRAIN, Suspect};
 use crate::pool::{Job, Order, Replay, stop};
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ impl Campaign<'_> {
                 self.phase = Phase::Draining(now + DRAIN);
             }
             Phase::Running if self.is_spent() => {
-                self.phase = Phase::Settling(now + CONFIRM_GRACE);
+                self.phase = Phase::Settling(now + self.plan.grace);
                 let waiting: usize = self.tiers.iter().map(|t| t.errands.len()).sum();
                 if waiting > 0 {
                     self.progress.event(&format!("time is over; {waiting} finding(s) to replay"));
@@ -147,6 +147,10 @@ impl Campaign<'_> {
             return Ok(Some(Job { ticket, check: true, program, fresh: false, canary: None }));
         }
         if !running || self.allowance() == 0 {
+            return Ok(None);
+        }
+        if tier == CHECKING && self.plan.versus.is_some() {
+            // A base explores nothing: what only it shows is nobody's question.
             return Ok(None);
         }
         // Nothing waits for a check: that kernel explores as well.

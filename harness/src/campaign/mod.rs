@@ -3,7 +3,8 @@
 //! file formats.
 //!
 //! A two-tier campaign has a second kernel, slower and with more eyes: what the first finds
-//! interesting is run there again, and findings of either are replayed on the other.
+//! interesting is run there again, and findings of either are replayed on the other. In a gate the
+//! second kernel is the base of the first: it runs the regressions, and else only replays.
 
 mod books;
 mod checks;
@@ -11,9 +12,11 @@ mod feed;
 mod keep;
 mod summary;
 mod suspects;
+mod versus;
 
 pub use keep::{Bench, Keeper};
 pub use summary::{CanaryFigures, FindingFigures, FirstFinding, Summary, VerifyFigures};
+pub use versus::{Rates, Versus};
 
 use crate::canary::{Canaries, Ended};
 use crate::coverage::Book;
@@ -29,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
+use store::Merges;
 
 /// Time between checkpoints.
 const CHECKPOINT: Duration = Duration::from_secs(10);
@@ -41,7 +45,7 @@ const RETRIES: u32 = 2;
 /// Time for a drain after the first interrupt.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Time after the end of a campaign in which waiting findings are still confirmed.
-const CONFIRM_GRACE: Duration = Duration::from_secs(120);
+pub const CONFIRM_GRACE: Duration = Duration::from_secs(120);
 
 /// The tier that explores: the kernel under test.
 pub const FAST: usize = 0;
@@ -69,12 +73,18 @@ pub struct Plan {
     /// Time between rounds of canaries; `None` plants none.
     pub canary_every: Option<Duration>,
     pub confirm_times: u32,
-    /// Programs to start from.
+    /// Time after the end in which waiting findings are still replayed.
+    pub grace: Duration,
+    /// Whether the second tier is the base of the first.
+    pub versus: Option<Versus>,
+    /// Programs to start from, those of a gate's regressions first.
     pub seeds: Vec<Program>,
     /// What new programs are made by.
     pub guide: Guide,
     /// Books of coverage, where it is counted.
     pub book: Option<Book>,
+    /// Which signatures are one bug.
+    pub merges: Merges,
     /// Engine of the run that is resumed.
     pub checkpoint: Option<Vec<u8>>,
 }
@@ -89,12 +99,17 @@ pub struct Outcome {
     pub signal: Option<i32>,
     /// A kernel of which no VM ever answered.
     pub unbooted: Option<Unbooted>,
+    /// By signature.
+    pub suspects: BTreeMap<String, Suspect>,
+    /// Regressions of a gate that the new kernel has not run.
+    pub regressions_left: usize,
 }
 
 /// See [`Outcome::unbooted`].
 #[derive(Clone, Debug)]
 pub struct Unbooted {
     pub kernel: String,
+    pub tier: usize,
     pub slot: usize,
     pub why: String,
 }
@@ -211,6 +226,8 @@ pub struct Campaign<'a> {
     /// When coverage was last kept.
     booked: Instant,
     unbooted: Option<Unbooted>,
+    /// Ids of a gate's regressions that the new kernel has still to run.
+    regressions: BTreeSet<String>,
 }
 
 impl std::fmt::Debug for Campaign<'_> {
@@ -272,6 +289,7 @@ impl<'a> Campaign<'a> {
             book: plan.book.take(),
             booked: Instant::now(),
             unbooted: None,
+            regressions: plan.regressions().iter().map(case::wire::program_id).collect(),
             plan,
         };
         for suspect in suspects {
@@ -289,7 +307,8 @@ impl<'a> Campaign<'a> {
             self.slots.len()
         ));
         if let Some(tier) = self.plan.tiers.get(CHECKING) {
-            self.progress.event(&format!("{} of them check(s) with {}", tier.slots, tier.kernel));
+            let what = if self.plan.versus.is_some() { "compare(s) with" } else { "check(s) with" };
+            self.progress.event(&format!("{} of them {what} {}", tier.slots, tier.kernel));
         }
         let ended = self.dispatch();
         self.progress.close();
@@ -389,6 +408,10 @@ impl<'a> Campaign<'a> {
     }
 
     fn booted(&mut self, tier: usize, profile: Profile) -> anyhow::Result<()> {
+        if self.unbooted.is_some() {
+            // The base is up, which is what the end of a gate waited for.
+            self.phase = Phase::Over;
+        }
         if self.tiers[tier].profile.is_some() {
             return Ok(());
         }
@@ -402,6 +425,9 @@ impl<'a> Campaign<'a> {
 
     fn set_up_engine(&mut self, profile: Profile) -> anyhow::Result<()> {
         let breed: Arc<dyn Breed> = Arc::new(Generators { profile });
+        for program in self.plan.regressions().to_vec() {
+            self.want_check(&program, false)?;
+        }
         let seeds = std::mem::take(&mut self.plan.seeds);
         let (guide, blocks) = (self.plan.guide, self.book.as_ref().map_or(0, Book::cells));
         let engine = match self.plan.checkpoint.take() {
@@ -440,11 +466,18 @@ impl<'a> Campaign<'a> {
         self.progress.event(&format!("vm{slot}{which}: boot failed, again in {secs} s: {why}"));
         self.progress.vm(slot, "boot failed");
         self.keeper.vm(slot, "boot-failed", why)?;
-        let tier = &self.tiers[self.slots[slot].tier];
-        if tier.profile.is_none() && failures >= BOOTS_AT_START {
+        let tier = self.slots[slot].tier;
+        if self.tiers[tier].profile.is_none() && failures >= BOOTS_AT_START {
             // Without the kernel that checks, the campaign is not the one that was asked for.
-            self.unbooted = Some(Unbooted { kernel: tier.kernel.clone(), slot, why: why.into() });
-            self.phase = Phase::Over;
+            let kernel = self.tiers[tier].kernel.clone();
+            self.unbooted = Some(Unbooted { kernel, tier, slot, why: why.into() });
+            // Whose fault it is that a kernel does not boot is for its base to tell.
+            let base_may_come = self.plan.versus.is_some()
+                && tier == FAST
+                && self.tiers[CHECKING].profile.is_none();
+            if !base_may_come {
+                self.phase = Phase::Over;
+            }
         }
         Ok(())
     }
@@ -490,6 +523,7 @@ impl<'a> Campaign<'a> {
             return self.checked(job, judged);
         }
         self.count_program(tier);
+        self.ran(&job.program);
         let ending = match (&judged.inconclusive, judged.has_news()) {
             (_, true) => Ending::Fault { fresh: unseen },
             (Some(_), false) => Ending::Void,
@@ -502,7 +536,7 @@ impl<'a> Campaign<'a> {
                 Ran { states: &judged.states, blocks: &blocks, waits: judged.waits, ending },
             )?
         {
-            if tier == FAST {
+            if tier == FAST && self.plan.versus.is_none() {
                 self.want_check(&program, false)?;
             }
             self.keeper.program(&program)?;
@@ -575,6 +609,7 @@ impl<'a> Campaign<'a> {
         };
         if !job.check {
             self.count_program(tier);
+            self.ran(&job.program);
             let ending = match &sighting {
                 Some(s) => Ending::Fault { fresh: !self.suspects.contains_key(&s.signature) },
                 None => Ending::Void,

@@ -6,6 +6,7 @@ use case::FindingState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use store::Merges;
 
 /// One signature in the summary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,32 @@ pub struct FindingFigures {
     pub state: FindingState,
     /// Shown, tried.
     pub reproduced: (u32, u32),
+    /// Other signatures of the run that a person said are the same bug; `count` counts them too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
+}
+
+/// One row a bug: under the signature it is called by, as far confirmed as the surest of its
+/// signatures.
+pub(super) fn by_bug(
+    findings: impl Iterator<Item = (String, FindingFigures)>,
+    merges: &Merges,
+) -> BTreeMap<String, FindingFigures> {
+    let mut bugs: BTreeMap<String, FindingFigures> = BTreeMap::new();
+    for (signature, figures) in findings {
+        let head = merges.head(&signature).to_owned();
+        let also = (signature != head).then_some(signature);
+        let Some(bug) = bugs.get_mut(&head) else {
+            bugs.insert(head, FindingFigures { also: also.into_iter().collect(), ..figures });
+            continue;
+        };
+        bug.count = bug.count.saturating_add(figures.count);
+        bug.also.extend(also);
+        if (figures.state, figures.reproduced.1) < (bug.state, bug.reproduced.1) {
+            (bug.state, bug.reproduced) = (figures.state, figures.reproduced);
+        }
+    }
+    bugs
 }
 
 /// Of the confirmed findings that are not known, the one that was seen first.
@@ -175,5 +202,31 @@ impl Summary {
         }
         let _ = writeln!(out, "run: {}", self.run);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_signatures_are_one_row_as_sure_as_the_surest() {
+        let home = tempfile::tempdir().unwrap();
+        let mut merges = Merges::of(home.path()).unwrap();
+        merges.merge(&["a".into(), "b".into(), "unseen".into()]).unwrap();
+        merges.merge(&["gone".into(), "d".into()]).unwrap();
+        let row = |state, reproduced| FindingFigures { count: 2, state, reproduced, also: vec![] };
+        let seen = [
+            ("a".to_owned(), row(FindingState::Unconfirmed, (0, 5))),
+            ("b".to_owned(), row(FindingState::Confirmed, (5, 5))),
+            ("c".to_owned(), row(FindingState::Known, (0, 0))),
+            ("d".to_owned(), row(FindingState::Confirmed, (1, 5))),
+        ];
+        let bugs = by_bug(seen.into_iter(), &merges);
+        assert_eq!(bugs.keys().map(String::as_str).collect::<Vec<_>>(), ["a", "c", "gone"]);
+        assert_eq!((bugs["a"].count, bugs["a"].also.as_slice()), (4, &["b".to_owned()][..]));
+        assert_eq!((bugs["a"].state, bugs["a"].reproduced), (FindingState::Confirmed, (5, 5)));
+        assert_eq!((bugs["c"].count, bugs["c"].also.len()), (2, 0));
+        assert_eq!(bugs["gone"].also, ["d"]);
     }
 }

@@ -52,7 +52,7 @@ impl Campaign<'_> {
         self.progress.event(&format!("{kind}{on}: {}", suspect.sighting.title));
         suspect.id = self.keeper.finding(&suspect, self.plan.seed)?;
         self.send_on_errands(&suspect);
-        if !news && tier == FAST {
+        if !news && tier == FAST && self.plan.versus.is_none() {
             self.want_check(&suspect.program, true)?;
         }
         self.suspects.insert(signature, suspect);
@@ -115,6 +115,7 @@ impl Campaign<'_> {
             "{word}{on}: {signature}, {} of {}{void}; hgm repro {}",
             replayed.shown, replayed.tried, suspect.id
         ));
+        self.end_if_decided(&suspect);
         Ok(())
     }
 
@@ -145,6 +146,7 @@ impl Campaign<'_> {
         };
         let on = self.on(tier);
         self.progress.event(&format!("{signature}: {word}{on}{void}"));
+        self.end_if_decided(&suspect);
         for sighting in instead {
             self.suspect(tier, sighting, replay.program.clone())?;
         }

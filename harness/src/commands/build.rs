@@ -1,5 +1,5 @@
-//! `hgm kernel build`: shows a build as it goes and says what came of it. How kernels are built is
-//! `vmimages`' business.
+//! `hgm kernel build`, and builds for other verbs: shows a build as it goes and says what came of
+//! it. How kernels are built is `vmimages`' business.
 
 use crate::assets;
 use crate::cli::{KernelBuildArgs, PresetChoice};
@@ -9,8 +9,9 @@ use crate::exit::{Exit, ExpectedError};
 use crate::signals::Signals;
 use crate::term::{Term, clean_str};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use vmimages::{BuildError, BuildSpec, Built, Event, Preset};
+use vmimages::{BuildError, BuildSpec, Built, Event, Kernel, Preset};
 
 /// Time between plain lines that tell how far a build is.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -21,44 +22,77 @@ const HGM_SOURCE: &str = "debian:6.1";
 /// Builds, registers, reports.
 pub fn run(args: &KernelBuildArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let signals = Signals::watch()?;
-    let preset = match args.preset {
-        PresetChoice::Plain => Preset::Plain,
-        PresetChoice::Kasan => Preset::Kasan,
-        PresetChoice::Race => Preset::Race,
-    };
-    let fixes = if args.no_base_fixes { None } else { Some(assets::fixes()?) };
     let mut patches = Vec::new();
     if args.hgm {
         patches.push(assets::hgm_series()?);
     }
     patches.extend_from_slice(&args.patches);
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let fixes = if args.no_base_fixes { None } else { Some(assets::fixes()?) };
     let spec = BuildSpec {
         home: &ctx.home,
         source: args.source.as_deref().unwrap_or(HGM_SOURCE),
         patches: &patches,
-        preset,
+        preset: preset(args.preset),
         name: args.name.as_deref(),
-        jobs: args.jobs.unwrap_or(u32::try_from(cpus).unwrap_or(1)),
+        jobs: args.jobs.unwrap_or_else(one_per_cpu),
         fixes: fixes.as_deref(),
     };
     let start = Instant::now();
+    let built = build(&spec, &signals, ctx)?;
+    report(&built, start.elapsed(), ctx);
+    Ok(Exit::Clean)
+}
+
+/// The kernel of a source tree as it is, built and registered in `home` under this name.
+pub fn tree(
+    home: &Path,
+    tree: &Path,
+    choice: PresetChoice,
+    name: &str,
+    signals: &Signals,
+    ctx: &Context,
+) -> Result<Kernel, ExpectedError> {
+    let (source, fixes) = (tree.to_string_lossy(), assets::fixes()?);
+    let spec = BuildSpec {
+        home,
+        source: &source,
+        patches: &[],
+        preset: preset(choice),
+        name: Some(name),
+        jobs: one_per_cpu(),
+        fixes: Some(&fixes),
+    };
+    Ok(build(&spec, signals, ctx)?.kernel)
+}
+
+/// Builds and shows how it goes.
+fn build(spec: &BuildSpec<'_>, signals: &Signals, ctx: &Context) -> Result<Built, ExpectedError> {
     let mut show = Show::new(&ctx.term);
-    let result = vmimages::build(&spec, &|| signals.count() > 0, &mut |event| show.event(event));
+    let result = vmimages::build(spec, &|| signals.count() > 0, &mut |event| show.event(event));
     show.close();
-    let built = match result {
-        Ok(built) => built,
+    match result {
         Err(error @ BuildError::Stopped { .. }) => {
             let exit = match signals.code() {
                 Some(143) => Exit::Terminated,
                 _ => Exit::Interrupted,
             };
-            return Err(ExpectedError::new(exit, error.to_string(), error.help()).into());
+            Err(ExpectedError::new(exit, error.to_string(), error.help()))
         }
-        Err(error) => return Err(ExpectedError::from(error).into()),
-    };
-    report(&built, start.elapsed(), ctx);
-    Ok(Exit::Clean)
+        other => Ok(other?),
+    }
+}
+
+fn preset(choice: PresetChoice) -> Preset {
+    match choice {
+        PresetChoice::Plain => Preset::Plain,
+        PresetChoice::Kasan => Preset::Kasan,
+        PresetChoice::Race => Preset::Race,
+    }
+}
+
+fn one_per_cpu() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cpus).unwrap_or(1)
 }
 
 fn report(built: &Built, took: Duration, ctx: &Context) {

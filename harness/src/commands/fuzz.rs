@@ -1,6 +1,6 @@
 //! `hgm fuzz`: sets up a campaign, runs it, says what came of it.
 
-use crate::campaign::{Bench, Campaign, Keeper, Outcome, Plan, Summary, TierPlan};
+use crate::campaign::{Bench, CONFIRM_GRACE, Campaign, Keeper, Outcome, Plan, Summary, TierPlan};
 use crate::cli::{FuzzArgs, GuideChoice, Progress as Choice};
 use crate::context::Context;
 use crate::coverage;
@@ -13,7 +13,7 @@ use crate::signals::Signals;
 use crate::symbols::Symbols;
 use crate::term::Tone;
 use std::time::{SystemTime, UNIX_EPOCH};
-use store::{Corpus, Journal, RunMeta, Runs};
+use store::{Corpus, Journal, Merges, RunMeta, Runs};
 use vmimages::Kernel;
 
 /// Note in a run's journal: the checking kernel.
@@ -55,14 +55,7 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let mut pool = guest::pool_spec(ctx, &kernel, &run.path)?;
     let say = |line: &str| ctx.term.note(line);
     let mut book = coverage::set_up(ctx, &kernel, &mut pool, &args.focus, &say)?;
-    let meta = earlier.unwrap_or_else(|| RunMeta {
-        kernel: kernel.id.clone(),
-        profile: ctx.config.profile.clone(),
-        seed,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        command: std::env::args_os().map(|w| w.to_string_lossy().into_owned()).collect(),
-        started: jiff::Timestamp::now().to_string(),
-    });
+    let meta = earlier.unwrap_or_else(|| meta(ctx, &kernel, seed));
     // A run grows its own corpus unless it was given one to add to.
     let corpus = ctx.config.corpus.clone().unwrap_or_else(|| run.path.join("corpus"));
     let mut tiers = vec![TierPlan { kernel: kernel.id.clone(), pool, slots: 0 }];
@@ -90,13 +83,12 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
         until_finding: args.until_finding,
         canary_every: ctx.config.canaries.then_some(ctx.config.canary_every),
         confirm_times: ctx.config.confirm_times,
-        guide: match ctx.config.guide {
-            GuideChoice::All => Guide::All,
-            GuideChoice::States => Guide::States,
-            GuideChoice::Nothing => Guide::Nothing,
-        },
+        guide: guide(ctx),
         book,
         seeds: seeds(&keeper),
+        merges: Merges::of(&ctx.home)?,
+        grace: CONFIRM_GRACE,
+        versus: None,
         checkpoint: keeper.last_checkpoint()?,
     };
     let choice =
@@ -107,7 +99,27 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     report(&outcome, ctx)
 }
 
-fn bench(kernel: &Kernel, pool: &PoolSpec) -> Bench {
+/// What a run of this call on this kernel is.
+pub(super) fn meta(ctx: &Context, kernel: &Kernel, seed: u64) -> RunMeta {
+    RunMeta {
+        kernel: kernel.id.clone(),
+        profile: ctx.config.profile.clone(),
+        seed,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        command: std::env::args_os().map(|w| w.to_string_lossy().into_owned()).collect(),
+        started: jiff::Timestamp::now().to_string(),
+    }
+}
+
+pub(super) fn guide(ctx: &Context) -> Guide {
+    match ctx.config.guide {
+        GuideChoice::All => Guide::All,
+        GuideChoice::States => Guide::States,
+        GuideChoice::Nothing => Guide::Nothing,
+    }
+}
+
+pub(super) fn bench(kernel: &Kernel, pool: &PoolSpec) -> Bench {
     let about = serde_json::json!({ "id": kernel.id, "source": kernel.source });
     let (known, symbols) = (pool.known.clone(), Symbols::of(kernel));
     Bench { id: kernel.id.clone(), about, known, profile: None, symbols }
@@ -141,7 +153,7 @@ fn checking_kernel(
 }
 
 /// Programs in the corpus folder; those of the seeds folder beside us come first in a new run.
-fn seeds(keeper: &Keeper) -> Vec<case::Program> {
+pub(super) fn seeds(keeper: &Keeper) -> Vec<case::Program> {
     let beside = std::path::Path::new("corpus/seeds");
     let mut all: Vec<case::Program> = match Corpus::view(beside) {
         Ok(corpus) => corpus.programs().map(|(_, program)| program).collect(),
@@ -152,7 +164,7 @@ fn seeds(keeper: &Keeper) -> Vec<case::Program> {
     all
 }
 
-fn clock_seed() -> u64 {
+pub(super) fn clock_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_nanos() as u64
 }

@@ -1,5 +1,6 @@
 //! One file per verb; each has `run(args, ctx) -> anyhow::Result<Exit>`.
 
+pub mod bisect;
 pub mod build;
 pub mod completions;
 pub mod config;
@@ -7,6 +8,7 @@ pub mod corpus;
 pub mod doctor;
 pub mod findings;
 pub mod fuzz;
+pub mod gate;
 pub mod help;
 pub mod kernel;
 pub mod regress;

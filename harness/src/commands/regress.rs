@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const DEFAULT_DIR: &str = "corpus/regressions";
+pub(super) const DEFAULT_DIR: &str = "corpus/regressions";
 const PROGRAM: &str = "program.hgm";
 const EXPECT: &str = "expect.toml";
 /// Boots that fail in a row until there is no use in trying.
@@ -116,6 +116,11 @@ fn load(dir: &Path) -> Result<Vec<Entry>, ExpectedError> {
         }
     }
     Ok(entries)
+}
+
+/// The programs alone.
+pub(super) fn programs(dir: &Path) -> Result<Vec<Program>, ExpectedError> {
+    Ok(load(dir)?.into_iter().map(|entry| entry.program).collect())
 }
 
 fn read_expect(path: &Path) -> Result<Expect, ExpectedError> {

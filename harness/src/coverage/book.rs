@@ -37,6 +37,12 @@ pub struct Figures {
     pub functions_known: usize,
     /// Words of `--focus`; empty: everything counts.
     pub focus: Vec<String>,
+    /// With a focus: the functions in it that programs executed, and the others. What an idle
+    /// guest executes is no program's doing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub focus_reached: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub focus_not_reached: Vec<String>,
 }
 
 /// What is kept of a run's coverage.
@@ -157,6 +163,21 @@ impl Book {
         self.reached
     }
 
+    /// Names of the functions in focus: those programs executed, and the others.
+    fn focused(&self) -> (Vec<String>, Vec<String>) {
+        let Some(focus) = &self.focus else { return (Vec::new(), Vec::new()) };
+        let mut ran = vec![false; self.text.functions.len()];
+        for (cell, owner) in self.owners.iter().enumerate() {
+            if let Some(owner) = owner {
+                ran[*owner as usize] |= self.hits[cell] > 0;
+            }
+        }
+        let (reached, not): (Vec<u32>, Vec<u32>) =
+            focus.functions.iter().partition(|at| ran[**at as usize]);
+        let name = |at: &u32| self.text.functions[*at as usize].name.clone();
+        (reached.iter().map(name).collect(), not.iter().map(name).collect())
+    }
+
     pub fn figures(&self) -> Figures {
         let own = |at: &usize| self.in_focus(*at) && self.hits[*at] > 0 && !self.idle[*at];
         let inside = |index: usize| {
@@ -165,14 +186,21 @@ impl Book {
         let functions = self.per_function();
         let functions: Vec<usize> =
             functions.iter().enumerate().filter(|(at, _)| inside(*at)).map(|(_, n)| *n).collect();
+        let (focus_reached, focus_not_reached) = self.focused();
         Figures {
             source: self.counter,
             blocks: self.reached,
             blocks_of_programs: (0..self.hits.len()).filter(own).count(),
             functions_reached: functions.iter().filter(|blocks| **blocks > 0).count(),
             functions_known: functions.len(),
-            focus: self.focus.as_ref().map(|focus| focus.words.clone()).unwrap_or_default(),
+            focus: self.words(),
+            focus_reached,
+            focus_not_reached,
         }
+    }
+
+    fn words(&self) -> Vec<String> {
+        self.focus.as_ref().map(|focus| focus.words.clone()).unwrap_or_default()
     }
 
     /// Everything, focus or not.
@@ -200,7 +228,7 @@ impl Book {
         Report {
             kernel: self.kernel.clone(),
             source: self.counter,
-            focus: self.figures().focus,
+            focus: self.words(),
             files: files.into_values().collect(),
             ranges: self.text.ranges.clone(),
             cells,
@@ -267,9 +295,21 @@ mod tests {
         assert_eq!(book.program(&[0, 2, 3, 5]), [5]);
         let figures = book.figures();
         assert_eq!((figures.blocks, figures.functions_reached, figures.functions_known), (1, 1, 1));
+        assert_eq!((figures.focus_reached, figures.focus_not_reached), (vec!["f2".into()], vec![]));
         let report = book.report();
         assert_eq!(report.files.len(), 2);
         assert_eq!((report.files[1].reached.len(), report.files[1].blocks), (2, 3));
+    }
+
+    #[test]
+    fn what_only_an_idle_guest_executes_is_not_reached_by_programs() {
+        let functions = BTreeSet::from([0, 1, 2]);
+        let mut book = book(Some(Focus { words: vec!["x".into()], functions, notes: Vec::new() }));
+        book.idle(&[0, 2]);
+        book.program(&[2]);
+        let figures = book.figures();
+        assert_eq!(figures.focus_reached, ["f1"]);
+        assert_eq!(figures.focus_not_reached, ["f0", "f2"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `--focus`: which functions a campaign is about. A word is a function, a file of the kernel, or
 //! a patch on disk, whose hunks name functions. A word nobody knows is an error, never nothing.
 
-use super::text::{Text, UNKNOWN};
+use super::text::{self, Text, UNKNOWN};
 use crate::exit::{ExpectedError, nearest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -73,6 +73,16 @@ impl Focus {
         }
         Ok(())
     }
+}
+
+/// Whether a patch on disk changes a file whose coverage can count.
+pub fn touches(patch: &Path) -> Result<bool, ExpectedError> {
+    let shown = patch.display().to_string();
+    let Some(text) = patch_file(&shown)? else {
+        let what = format!("{shown} is no patch");
+        return Err(ExpectedError::config(what, "name a file with a diff, as git diff writes it"));
+    };
+    Ok(changes(&text).keys().any(|file| text::counts(file)))
 }
 
 /// A file is named by its path or by the end of it.
@@ -235,8 +245,12 @@ mod tests {
         let focus = Focus::of(&[word.to_owned()], &text()).unwrap().unwrap();
         assert_eq!(focus.functions.len(), 2);
         assert!(focus.notes[0].contains("mm/mremap.c"), "{:?}", focus.notes);
+        assert!(touches(&path).unwrap());
         std::fs::write(&path, PATCH.replace("mm/mremap.c", "net/core.c")).unwrap();
         assert!(names(&[word]).is_err());
+        assert!(!touches(&path).unwrap());
+        std::fs::write(&path, "no patch").unwrap();
+        assert!(touches(&path).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod symbols;
 mod text;
 
 pub use book::{Book, Figures, FileRow, Report};
-pub use focus::Focus;
+pub use focus::{Focus, touches};
 pub use setup::set_up;
 pub use text::{Function, Text, UNKNOWN};
 

@@ -103,6 +103,12 @@ fn table() -> &'static Table {
     })
 }
 
+/// Whether code of this file counts, if the kernel has any.
+pub(super) fn counts(file: &str) -> bool {
+    let own = |name: &str| !name.contains('/') && name.ends_with(".c");
+    table().files.contains(&file) || file.strip_prefix("mm/").is_some_and(own)
+}
+
 impl Text {
     /// Finds the functions of our files among all text symbols of a kernel. `files` says which
     /// file the compiler made the code at an address from, where line tables tell; else names and
@@ -172,9 +178,7 @@ impl Spot {
 /// a patched tree may have.
 fn compiled<'a>(spot: &Spot, files: &'a BTreeMap<u64, String>) -> Option<&'a str> {
     let (_, file) = files.range(spot.start..spot.end).next()?;
-    let ours = table().files.contains(&file.as_str())
-        || file.strip_prefix("mm/").is_some_and(|name| !name.contains('/'));
-    ours.then_some(file)
+    counts(file).then_some(file)
 }
 
 /// The name without what the compiler put behind it.

@@ -84,3 +84,32 @@ pub fn fake_kernel(place: &Place, id: &str) {
     });
     fs::write(dir.join("kernel.json"), manifest.to_string()).unwrap();
 }
+
+/// A finding as a campaign on the kernel `k1` records it, in this run of the home; gives its name.
+pub fn finding(place: &Place, run: &str, signature: &str, count: u32) -> String {
+    let dir = place.path("home/runs").join(run).join(store::RunDir::FINDINGS);
+    let program = case::text::parse("hgm 1\nmmap at=r0 len=4K\n").unwrap();
+    let finding = case::Finding {
+        signature: signature.into(),
+        title: signature.into(),
+        source: case::Source::Oracle,
+        state: case::FindingState::Confirmed,
+        known: None,
+        kernel: "k1".into(),
+        seed: 1,
+        reproduced: (5, 5),
+        elsewhere: None,
+        count,
+        violation: None,
+        embargo: false,
+        replay: String::new(),
+    };
+    let evidence = store::Evidence {
+        program: &program,
+        compared: "",
+        console: b"",
+        report: "",
+        kernel: &serde_json::Value::Null,
+    };
+    store::Findings::open(&dir).unwrap().record(&finding, evidence).unwrap().slug
+}
