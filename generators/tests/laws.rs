@@ -31,7 +31,7 @@ fn profile(new: bool) -> Profile {
 
 /// A kernel that maps huge pages in pieces.
 fn with_pieces() -> Profile {
-    Profile { madv_split: true, uffd_features: 0x3fff, ..profile(false) }
+    Profile { madv_split: true, hgm_feature: true, uffd_features: 0x3fff, ..profile(false) }
 }
 
 fn rng(seed: u64) -> ChaCha8Rng {

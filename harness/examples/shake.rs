@@ -278,7 +278,11 @@ fn boot(spec: &VmSpec) -> Result<Vm> {
 fn spec(kernel: &str, out: &Path) -> Result<VmSpec> {
     let home = PathBuf::from(std::env::var("HGM_HOME").context("HGM_HOME")?);
     let agent = PathBuf::from(std::env::var("HGM_AGENT").context("HGM_AGENT")?);
-    let kernel = vmimages::add(&home, kernel, None, &mut |line| println!("{line}"))?;
+    let registered = vmimages::kernels(&home).into_iter().find(|k| k.id == kernel);
+    let kernel = match registered {
+        Some(kernel) => kernel,
+        None => vmimages::add(&home, kernel, None, &mut |line| println!("{line}"))?,
+    };
     let initrd = vmimages::initramfs(&home, &kernel, &agent)?;
     Ok(VmSpec {
         qemu: "qemu-system-x86_64".into(),

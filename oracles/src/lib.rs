@@ -8,6 +8,7 @@
 
 pub mod console;
 pub mod errno;
+pub mod generation;
 pub mod judge;
 pub mod known;
 pub mod mutants;

@@ -422,9 +422,19 @@ fn fill_hugetlb(
     if vma.is_private() {
         mark_anon_vma(w, proc, addr);
     }
-    let unit = w.node(proc, vma, addr).start;
+    let unit = filled_node(w, proc, vma, addr);
     w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp: marker }));
     settled(marker, access)
+}
+
+/// The start of the node that a fault fills (HG-03).
+fn filled_node(w: &mut World, proc: ProcId, vma: &Vma, addr: u64) -> u64 {
+    if w.mutated(Mutant::HgmFaultFillsAll) {
+        let whole = vma.unit_addr(addr);
+        w.zap(proc, whole, whole + vma.unit_bytes());
+        w.drop_tables(proc, whole, whole + vma.unit_bytes());
+    }
+    w.node(proc, vma, addr).start
 }
 
 fn map_cached_huge(
@@ -436,7 +446,7 @@ fn map_cached_huge(
     body: BodyId,
     marker: bool,
 ) -> Round {
-    let unit = w.node(proc, vma, addr).start;
+    let unit = filled_node(w, proc, vma, addr);
     w.set_entry(proc, unit, Some(Entry { slot: Slot::Page(body), wp: marker }));
     if marker && access == Access::Write {
         return Round::Again;
@@ -635,8 +645,10 @@ fn raise(w: &mut World, proc: ProcId, vma: &Vma, addr: u64, access: Access, why:
     let at = match (exact, vma.flags.hgm) {
         (true, _) => addr,
         // Who resolves pieces must be told which one is missed (HG-04).
-        (false, true) => addr - addr % PAGE,
-        (false, false) => vma.unit_addr(addr),
+        (false, true) if w.ways.base_addresses && !w.mutated(Mutant::HgmEventsWhole) => {
+            addr - addr % PAGE
+        }
+        (false, _) => vma.unit_addr(addr),
     };
     if let Some(at) = World::place(at) {
         let expected =
@@ -673,6 +685,10 @@ fn answer_minor(w: &mut World, proc: ProcId, vma: &Vma, addr: u64) -> bool {
     let entry = Entry { slot: Slot::Page(body), wp: false };
     if w.in_pieces(proc, vma, addr) {
         // The handler tries the whole page first, and where pieces are in the way the base page.
+        let asked = vma.uffd.and_then(|(id, _)| w.uffds.get(&id)).is_some_and(|u| u.hgm);
+        if w.ways.by_context && !asked {
+            return false;
+        }
         w.make_tables(proc, vma, addr, PAGE);
     }
     let unit = w.node(proc, vma, addr).start;

@@ -1,6 +1,12 @@
 //! Looks at memory, held against the world: page tables, VMAs, status, mincore. What the kernel
 //! may choose is read here and taken over (witness), never predicted.
 
+mod counts;
+mod sums;
+mod tables;
+
+use self::counts::Frames;
+use self::sums::{field, numbers, rollup, status, sums};
 use crate::mutants::Mutant;
 use crate::ops::file::zap;
 use crate::rules::*;
@@ -9,53 +15,6 @@ use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{PageRun, View, VmaObs, Word, pm};
 use case::{Family, PageSize, Place, ProcId, Share, UffdModes};
-use std::collections::BTreeMap;
-
-/// Frames seen in one moment: page to frame and back. A frame id names a 4 KiB frame; a huge page
-/// is known by the frame of its first.
-#[derive(Debug, Default)]
-pub struct Frames {
-    /// First frame seen of each page; 0 is none.
-    by_body: Vec<u32>,
-    /// Every (frame, page, address) seen, checked for doubles when all looks are in.
-    seen: Vec<(u32, BodyId, u64)>,
-    /// How many entries map each page whole, counted once for all looks of the moment.
-    maps: Vec<u32>,
-    /// How many leaves map each base page of huge pages that are mapped in pieces.
-    pieces: BTreeMap<BodyId, Vec<u32>>,
-}
-
-impl Frames {
-    fn of(w: &World) -> Self {
-        let mut maps = vec![0; w.bodies.len()];
-        let mut pieces = BTreeMap::new();
-        for (id, p) in &w.procs {
-            for (at, entry) in &p.entries {
-                let Slot::Page(body) = entry.slot else { continue };
-                match w.vma_at(*id, *at).filter(|_| !p.tables.is_empty()) {
-                    Some(vma) if w.in_pieces(*id, vma, *at) => {
-                        let base = (w.bodies[body].size.bytes() / PAGE) as usize;
-                        let counts = pieces.entry(body).or_insert_with(|| vec![0; base]);
-                        let first = World::sub_page(vma, *at) as usize;
-                        let size = (w.node(*id, vma, *at).size / PAGE) as usize;
-                        counts[first..first + size].iter_mut().for_each(|n| *n += 1);
-                    }
-                    _ => maps[body] += 1,
-                }
-            }
-        }
-        Frames { by_body: vec![0; maps.len()], maps, pieces, seen: Vec::new() }
-    }
-    /// Leaves over a base page of the page; one for a page a look has just settled.
-    fn mapcount(&self, body: BodyId, sub: u32) -> u32 {
-        let pieces = self.pieces.get(&body).and_then(|counts| counts.get(sub as usize));
-        self.maps.get(body).copied().unwrap_or(1) + pieces.copied().unwrap_or(0)
-    }
-    /// Is any of it mapped in pieces? Then the rules of HGM say how often.
-    fn in_pieces(&self, body: BodyId) -> bool {
-        self.pieces.contains_key(&body)
-    }
-}
 
 /// Frame id the agent gives every shared zero page.
 const ZERO_FRAME: u32 = 1;
@@ -76,12 +35,13 @@ pub fn judge(w: &mut World, cx: &Cx<'_>, views: &[View]) -> Out {
             View::Vmas { proc, at, len, vmas } => {
                 vma_list(w, cx, *proc, (*at, *len), vmas, &frames)?;
             }
-            View::Status { proc, kb } => status(w, cx, *proc, kb, &frames)?,
+            View::Status { proc, kb } => {
+                status(w, cx, *proc, kb, &frames)?;
+                tables::judge(w, cx, *proc, kb)?;
+            }
+            View::Rollup { proc, kb } => rollup(w, cx, *proc, kb, &frames)?,
             View::Mincore { proc, at, result: Ok(runs) } => mincore(w, cx, *proc, *at, runs)?,
-            View::Rollup { .. }
-            | View::Counters(_)
-            | View::Mincore { .. }
-            | View::Failed { .. } => {}
+            View::Counters(_) | View::Mincore { .. } | View::Failed { .. } => {}
         }
     }
     doubles(w, cx, &mut frames)
@@ -483,58 +443,6 @@ fn awaited(w: &World, vma: &Vma, unit: u64) -> bool {
     found.iter().any(|m| m.vma.armed(UffdModes::MISSING))
 }
 
-/// What smaps and status must add up to over a range.
-#[derive(Debug, Default)]
-struct Sums {
-    rss_min: u64,
-    rss_max: u64,
-    hugetlb_shared: u64,
-    hugetlb_private: u64,
-    hugetlb_poisoned: u64,
-    /// All three by the level of the leaf: 1 GiB, 2 MiB, 4 KiB.
-    levels: [u64; 3],
-    hgm: bool,
-}
-
-fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frames) -> Sums {
-    let mut sums = Sums::default();
-    let Some(p) = w.proc(proc) else { return sums };
-    for (at, entry) in p.entries.range(start..end) {
-        let Some(vma) = w.vma_at(proc, *at) else { continue };
-        let kb = w.node(proc, vma, *at).size >> 10;
-        sums.hgm |= vma.flags.hgm;
-        let mapped = matches!(entry.slot, Slot::Page(_) | Slot::HwPoison);
-        if mapped && vma.is_hugetlb() {
-            let level = [1 << 20, 2 << 10, 4].iter().position(|n| *n == kb);
-            sums.levels[level.unwrap_or(0)] += kb;
-        }
-        if w.mutated(Mutant::HugetlbInRss) && vma.is_hugetlb() {
-            sums.rss_min += kb;
-            sums.rss_max += kb;
-        }
-        match (entry.slot, vma.is_hugetlb()) {
-            (Slot::Page(b), true) if frames.mapcount(b, World::sub_page(vma, *at)) >= 2 => {
-                sums.hugetlb_shared += kb;
-            }
-            (Slot::Page(_), true) => sums.hugetlb_private += kb,
-            (Slot::HwPoison, true) => sums.hugetlb_poisoned += kb,
-            // The mapping of a huge file page goes when it is split for the poison.
-            (Slot::HwPoison, false) if maybe_huge(w, vma) => sums.rss_max += kb,
-            (Slot::Page(_) | Slot::HwPoison, false) => {
-                sums.rss_min += kb;
-                sums.rss_max += kb;
-            }
-            (Slot::Unsure, _) => sums.rss_max += kb,
-            _ => {}
-        }
-    }
-    sums
-}
-
-fn field(kb: &[(String, u64)], label: &str) -> Option<u64> {
-    kb.iter().find(|(l, _)| l == label).map(|(_, n)| *n)
-}
-
 fn vma_list(
     w: &World,
     cx: &Cx<'_>,
@@ -596,7 +504,7 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
         (b"wf", f.wipeonfork),
         (b"dd", f.dontdump),
         (b"mg", f.mergeable),
-        (b"hm", f.hgm),
+        (b"hm", f.hgm && w.ways.flag_shown),
     ];
     for (letters, want) in flags {
         let got = obs.flags.contains(letters);
@@ -617,87 +525,6 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
     if field(&obs.kb, "KernelPageSize").is_some_and(|n| n != kb) {
         let want = at_text(vma.start, &format!("KernelPageSize {kb} kB"));
         return Err(cx.broken(O_PAGESIZE, "size", want, "another"));
-    }
-    Ok(())
-}
-
-fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
-    let rss = field(&obs.kb, "Rss").unwrap_or(0);
-    if rss < sums.rss_min || rss > sums.rss_max {
-        let class = match (rss < sums.rss_min, obs.perms & 7 == 0) {
-            (true, true) => "less:prot-none",
-            (true, false) => "less",
-            (false, _) => "more",
-        };
-        let want = format!("Rss {}..={} kB", sums.rss_min, sums.rss_max);
-        let want = at_text(obs.at.addr(), &want);
-        return Err(cx.broken(O_RSS, class, want, format!("Rss {rss} kB")));
-    }
-    let shared = field(&obs.kb, "Shared_Hugetlb").unwrap_or(0);
-    let private = field(&obs.kb, "Private_Hugetlb").unwrap_or(0);
-    // Poison entries: private in 6.1, shared in 6.12 (O-038).
-    let (want_shared, want_private) = match w.family {
-        Family::U61 => (sums.hugetlb_shared, sums.hugetlb_private + sums.hugetlb_poisoned),
-        Family::U612 => (sums.hugetlb_shared + sums.hugetlb_poisoned, sums.hugetlb_private),
-    };
-    if (shared, private) != (want_shared, want_private) {
-        let same_sum = shared + private == want_shared + want_private;
-        // 6.1 counts by the mappings of the frame a poison entry names, and that frame is a stranger's
-        // once the huge page was dissolved (smaps_hugetlb_range, dissolve_free_huge_page).
-        let strangers = sums.hugetlb_shared..=sums.hugetlb_shared + sums.hugetlb_poisoned;
-        if same_sum && w.family == Family::U61 && strangers.contains(&shared) {
-            return Ok(());
-        }
-        let vma = w.vma_at(cx.proc, obs.at.addr());
-        if same_sum && vma.is_some_and(|v| table_may_be_shared(v, v.start)) {
-            return Ok(());
-        }
-        let class = if same_sum { "split" } else { "sum" };
-        let want = format!("Shared_Hugetlb {want_shared} Private_Hugetlb {want_private} kB");
-        let want = at_text(obs.at.addr(), &want);
-        let got = format!("Shared_Hugetlb {shared} Private_Hugetlb {private} kB");
-        let rule = if sums.hgm { HG_COUNT } else { O_HUGETLB };
-        return Err(cx.broken(rule, class, want, got));
-    }
-    levels(cx, obs, sums)
-}
-
-/// The fields of kernels with HGM (HG-06).
-fn levels(cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
-    let labels = ["HugetlbPudMapped", "HugetlbPmdMapped", "HugetlbPteMapped"];
-    for (label, want) in labels.into_iter().zip(sums.levels) {
-        let got = field(&obs.kb, label).unwrap_or(want);
-        if got != want {
-            let class = format!("{label}:{}", if got < want { "less" } else { "more" });
-            let want = at_text(obs.at.addr(), &format!("{label} {want} kB"));
-            return Err(cx.broken(HG_LEVELS, &class, want, format!("{got} kB")));
-        }
-    }
-    Ok(())
-}
-
-fn status(w: &World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64)], frames: &Frames) -> Out {
-    let Some(p) = w.proc(proc) else { return Ok(()) };
-    let all = sums(w, proc, 0, u64::MAX, frames);
-    let want = all.hugetlb_shared + all.hugetlb_private;
-    let got = field(kb, "HugetlbPages").unwrap_or(want);
-    // Who maps through a table that was filled by another counts nothing (H-086).
-    let in_table = |(at, e): (&u64, &Entry)| {
-        let vma = w.vma_at(proc, *at).filter(|v| table_may_be_shared(v, *at))?;
-        matches!(e.slot, Slot::Page(_)).then(|| vma.unit_bytes() >> 10)
-    };
-    let uncounted: u64 = p.entries.iter().filter_map(in_table).sum();
-    if got > want || got < want - uncounted {
-        let (want, got) = (format!("HugetlbPages {want} kB"), format!("{got} kB"));
-        let rule = if all.hgm { HG_BYTES } else { O_STATUS_HUGETLB };
-        return Err(cx.broken(rule, "sum", want, got));
-    }
-    let locked = p.vmas.values().filter(|v| v.flags.locked && !v.is_hugetlb());
-    let want: u64 = locked.map(|v| (v.end - v.start) >> 10).sum();
-    let got = field(kb, "VmLck").unwrap_or(want);
-    if got != want {
-        let (want, got) = (format!("VmLck {want} kB"), format!("{got} kB"));
-        return Err(cx.broken(O_VMLCK, "sum", want, got));
     }
     Ok(())
 }

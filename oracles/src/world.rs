@@ -9,6 +9,7 @@ mod nodes;
 
 pub use nodes::{Node, fitting};
 
+use crate::generation::{Ways, ways};
 use crate::mutants::Mutant;
 use case::limits::PAGE;
 use case::observation::{Counters, Pool, Spot, Word};
@@ -207,6 +208,8 @@ pub struct PoolState {
 pub struct World {
     pub family: Family,
     pub profile: Profile,
+    /// What its generation of high-granularity mapping does its own way.
+    pub ways: Ways,
     pub mutant: Mutant,
     pub names: BTreeMap<FileId, FileKey>,
     pub files: Vec<File>,
@@ -266,6 +269,8 @@ pub struct World {
     /// A child has private huge pages that are write-protected in its parent and not in it: where a
     /// kernel keeps the bit (N04), a store to them faults for ever.
     pub wp_forked: bool,
+    /// Page tables that are not the program's, at least and at most, as looks at status left open.
+    pub own_tables: BTreeMap<ProcId, (i64, i64)>,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.
@@ -339,6 +344,7 @@ impl World {
         };
         World {
             family: profile.family(),
+            ways: ways(profile.hgm()),
             profile: profile.clone(),
             mutant,
             names: BTreeMap::new(),
@@ -381,6 +387,7 @@ impl World {
             pieces_tried: false,
             moved_beside: false,
             sealed_file: false,
+            own_tables: BTreeMap::new(),
             forked: false,
             blurred: None,
         }

@@ -7,11 +7,14 @@ mod hgm;
 mod order;
 #[path = "ops_memory/sharing.rs"]
 mod sharing;
+#[path = "ops_memory/sums.rs"]
+mod sums;
 
 use case::observation::*;
 use case::{Place, Profile, Program, UffdFeatures, Verdict};
-use oracles::judge::{Report, judge};
+use oracles::judge::{Report, judge_mutant};
 use oracles::known::Known;
+use oracles::mutants::Mutant;
 
 /// One line of a program with what it gave.
 struct Seen {
@@ -126,6 +129,16 @@ fn report_on(profile: &Profile, lines: Vec<Seen>, poisoned: i64) -> Report {
 }
 
 fn report_with(profile: &Profile, known: &Known, lines: Vec<Seen>, poisoned: i64) -> Report {
+    report_of(Mutant::None, profile, known, lines, poisoned)
+}
+
+fn report_of(
+    mutant: Mutant,
+    profile: &Profile,
+    known: &Known,
+    lines: Vec<Seen>,
+    poisoned: i64,
+) -> Report {
     let text: String = lines.iter().map(|l| format!("{}\n", l.text)).collect();
     let program: Program = case::text::parse(&format!("hgm 1\n{text}")).expect("a program");
     let mut after = counters();
@@ -138,7 +151,7 @@ fn report_with(profile: &Profile, known: &Known, lines: Vec<Seen>, poisoned: i64
         fresh: true,
         nanos: 0,
     };
-    judge(&program, &obs, profile, known)
+    judge_mutant(&program, &obs, profile, known, mutant)
 }
 
 /// The rule the observation breaks, if any.

@@ -21,7 +21,7 @@ pub mod wire;
 
 pub use observation::Observation;
 pub use op::{Op, OpKind};
-pub use profile::{Family, Profile};
+pub use profile::{Family, HgmGeneration, Profile};
 pub use program::{Act, Line, Program, Step, Tag};
 pub use value::*;
 pub use verdict::{Elsewhere, Finding, FindingState, Source, Verdict, Violation};

@@ -16,6 +16,11 @@ pub struct Profile {
     pub huge_1g: bool,
     /// MADV_SPLIT is known (HGM generations V1, V2).
     pub madv_split: bool,
+    /// Bit 13 of the userfaultfd features is that of HGM (generation RFC2): what is registered with
+    /// it takes a CONTINUE of base pages. Other kernels gave the bit to WP_UNPOPULATED.
+    pub hgm_feature: bool,
+    /// Two pieces of a huge page in one mapping look mapped twice each (RFC2, V1).
+    pub hgm_leaves_count_whole: bool,
     /// PAGEMAP_SCAN ioctl exists.
     pub pagemap_scan: bool,
     pub thp: bool,
@@ -49,22 +54,43 @@ pub enum Family {
 pub const HGM_POSTED: &str = "HGM-posted";
 
 /// Which rules of HugeTLB high-granularity mapping a kernel has, named after the generation that
-/// was posted with them.
+/// was posted with them. What they do differently is the oracle's to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum HgmGeneration {
-    /// MADV_SPLIT; a mapcount for each base page of a huge one.
+    /// October 2022: a userfaultfd feature; every leaf counts for the whole page.
+    Rfc2,
+    /// January 2023: MADV_SPLIT; every leaf counts for the whole page.
+    V1,
+    /// February 2023: MADV_SPLIT; a mapcount for each base page of a huge one.
     V2,
 }
 
-impl Profile {
-    /// The generation of HGM, if the kernel has any: `MADV_SPLIT` is its mark.
-    pub fn hgm(&self) -> Option<HgmGeneration> {
-        self.madv_split.then_some(HgmGeneration::V2)
+impl HgmGeneration {
+    pub const ALL: [HgmGeneration; 3] = [Self::Rfc2, Self::V1, Self::V2];
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rfc2 => "RFC2",
+            Self::V1 => "V1",
+            Self::V2 => "V2",
+        }
     }
-    /// HGM as it was posted to the lists, of either generation: `MADV_SPLIT` without the feature of
-    /// the generation before. The series of this project has both, and none of the posted defects.
+}
+
+impl Profile {
+    /// The generation of HGM, if the kernel has any, told by what it does: how HGM is asked for, and
+    /// how leaves are counted.
+    pub fn hgm(&self) -> Option<HgmGeneration> {
+        match (self.madv_split, self.hgm_feature, self.hgm_leaves_count_whole) {
+            (false, false, _) => None,
+            (false, true, _) => Some(HgmGeneration::Rfc2),
+            (true, _, true) => Some(HgmGeneration::V1),
+            (true, _, false) => Some(HgmGeneration::V2),
+        }
+    }
+    /// HGM as it was posted to the lists, of any generation. The series of this project has both
+    /// ways to ask for it, and none of the posted defects.
     pub fn posted_hgm(&self) -> bool {
-        self.madv_split && !self.has_uffd(UffdFeatures::WP_UNPOPULATED)
+        self.madv_split != self.hgm_feature
     }
     /// The names under which deviations of this kernel are listed.
     pub fn kinds(&self) -> Vec<&'static str> {
@@ -94,5 +120,28 @@ impl Family {
             Family::U61 => "U61",
             Family::U612 => "U612",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_are_told_by_what_kernels_do() {
+        let profile = |madv_split, hgm_feature, hgm_leaves_count_whole| Profile {
+            madv_split,
+            hgm_feature,
+            hgm_leaves_count_whole,
+            // Of 6.12: the bit of the feature stands for WP_UNPOPULATED and tells nothing.
+            uffd_features: 0x1ffff,
+            ..Profile::default()
+        };
+        let told = |p: Profile| (p.hgm(), p.posted_hgm());
+        assert_eq!(told(profile(false, false, false)), (None, false));
+        assert_eq!(told(profile(false, true, true)), (Some(HgmGeneration::Rfc2), true));
+        assert_eq!(told(profile(true, false, true)), (Some(HgmGeneration::V1), true));
+        assert_eq!(told(profile(true, false, false)), (Some(HgmGeneration::V2), true));
+        assert_eq!(told(profile(true, true, false)), (Some(HgmGeneration::V2), false));
     }
 }

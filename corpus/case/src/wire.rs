@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Raised by every change of a message type.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"hgmF";
 /// magic 4, version u16, kind u8 (0, reserved), pad u8 (0), length u32, CRC-32 of the payload

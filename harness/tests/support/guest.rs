@@ -27,12 +27,17 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A clone of a golden `debian:VERSION`; made, and the kernel fetched, if the home has none.
-    pub fn boot(version: &str) -> Guest {
+    /// A clone of a golden VM of a kernel, by its id or as in `debian:6.1`; made, and the kernel
+    /// fetched, if the home has none.
+    pub fn boot(kernel: &str) -> Guest {
         let dir = tempfile::tempdir().unwrap();
         let home = home();
         let mut say = |line: &str| println!("{line}");
-        let kernel = vmimages::add(&home, &format!("debian:{version}"), None, &mut say).unwrap();
+        let registered = vmimages::kernels(&home).into_iter().find(|k| k.id == kernel);
+        let kernel = match registered {
+            Some(kernel) => kernel,
+            None => vmimages::add(&home, kernel, None, &mut say).unwrap(),
+        };
         let spec = VmSpec {
             qemu: "qemu-system-x86_64".into(),
             initrd: vmimages::initramfs(&home, &kernel, &agent()).unwrap(),

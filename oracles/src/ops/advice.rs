@@ -59,7 +59,7 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
 fn known(w: &World, advice: Advice) -> bool {
     match advice {
         Advice::Unknown => false,
-        Advice::Split => w.profile.hgm().is_some(),
+        Advice::Split => w.profile.madv_split,
         Advice::Collapse => w.profile.collapse,
         Advice::HugePage | Advice::NoHugePage => w.profile.thp,
         _ => true,
@@ -117,14 +117,17 @@ fn flags(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Step {
     if advice == Advice::WipeOnFork && !anonymous && !w.mutated(Mutant::WipeOnForkFileOk) {
         return Step::Fails(A027, EINVAL);
     }
-    if advice == Advice::Split && (!part.vma.is_hugetlb() || part.vma.is_private()) {
+    let private = part.vma.is_private() && !w.mutated(Mutant::HgmSplitPrivateOk);
+    if advice == Advice::Split && (!part.vma.is_hugetlb() || private) {
         return Step::Fails(HG_SPLIT, EINVAL);
     }
     let new = with_advice(&part.vma, advice);
     if new == part.vma.flags {
         return Step::Done;
     }
-    if cuts_huge(w, cx.proc, part.start) || cuts_huge(w, cx.proc, part.end) {
+    let may_cut = advice == Advice::Split && w.mutated(Mutant::HgmSplitCuts);
+    let cuts = cuts_huge(w, cx.proc, part.start) || cuts_huge(w, cx.proc, part.end);
+    if cuts && !may_cut {
         leaves_cut(w, cx.proc, part.start);
         return Step::Fails(if advice == Advice::Split { HG_SPLIT } else { H091 }, EINVAL);
     }

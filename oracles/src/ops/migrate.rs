@@ -153,10 +153,13 @@ fn slot_wants(
             // 6.12 guesses from the folio whether others map a page (M-002): after a fork any
             // part of a THP may look shared.
             let guessed = w.family == Family::U612 && w.forked && !vma.is_hugetlb();
-            let elsewhere = w.mapcount(body) > 1
-                || w.bodies[body].file.is_some()
-                || w.bodies[body].loose
-                || guessed;
+            let elsewhere = match vma.flags.hgm {
+                true => w.leaves_over(body, World::sub_page(vma, addr)) > 1,
+                false => {
+                    let page = &w.bodies[body];
+                    w.mapcount(body) > 1 || page.file.is_some() || page.loose || guessed
+                }
+            };
             if node.is_some() && elsewhere && !flags.has(MoveFlags::ALL) {
                 wants.push(EACCES_SLOT);
             }

@@ -57,6 +57,7 @@ fn fork(w: &mut World, cx: &Cx<'_>, child: ProcId) -> Out {
     let Some(parent) = w.proc(cx.proc).cloned() else { return Ok(()) };
     w.forked = true;
     w.procs.insert(child, Proc::default());
+    w.own_tables.remove(&child);
     for vma in parent.vmas.values() {
         copy_vma(w, cx.proc, child, &parent, vma);
     }

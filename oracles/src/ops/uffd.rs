@@ -32,9 +32,10 @@ fn open(w: &mut World, cx: &Cx<'_>, uffd: UffdId, features: UffdFeatures, policy
         return cx.errno(U_API, EINVAL);
     }
     let mut features = features;
-    let hgm = features.has(HGM_FEATURE) && w.profile.hgm().is_some();
+    let hgm = features.has(HGM_FEATURE) && w.profile.hgm_feature;
     if hgm {
-        if !features.has(UffdFeatures::EXACT_ADDRESS) {
+        let exact = features.has(UffdFeatures::EXACT_ADDRESS);
+        if !exact && !w.mutated(Mutant::HgmFeatureAlone) {
             return cx.errno(HG_ENABLE, EINVAL);
         }
         features = features.without(HGM_FEATURE);
@@ -87,7 +88,8 @@ fn register(
         if !type_ok(vma, modes) && !w.mutated(Mutant::MinorOnAnonOk) {
             return cx.errno(U_REG_TYPE, EINVAL);
         }
-        if hgm && vma.is_hugetlb() && vma.is_private() {
+        let private = vma.is_private() && !w.mutated(Mutant::HgmFeaturePrivateOk);
+        if hgm && vma.is_hugetlb() && private {
             return cx.errno(HG_ENABLE, EINVAL);
         }
         // A mapping a seal made read-only for good lacks VM_MAYWRITE.

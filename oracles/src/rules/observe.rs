@@ -14,6 +14,9 @@ super::rules! { OBSERVE:
     O_PAGESIZE "O-039" "KernelPageSize is the huge page size for hugetlb, 4 kB else.", "show_smap, vma_kernel_pagesize; proc.rst";
     O_STATUS_HUGETLB "O-063" "status HugetlbPages is the huge page size times the entries this process mapped.", "hugetlb_report_usage; proc.rst";
     O_VMLCK "O-062" "status VmLck is the size of the locked mappings, never hugetlb.", "task_mem, mlock_fixup; proc.rst";
+    O_VMPTE "O-064" "status VmPTE is the size of the page tables: what mappings have none of their own any more is taken off again.", "mm_pgtables_bytes, free_pgtables; proc.rst";
+    O_ROLLUP "O-045" "smaps_rollup says of each field the sum over all mappings.", "show_smaps_rollup; proc.rst";
+    O_NUMA "O-046" "numa_maps counts the present pages of a mapping by node, a huge page of hugetlb as one however it is mapped, and mapmax is the most mappings of any.", "gather_stats, gather_hugetlb_stats; numa(7)";
     O_MINCORE "O-071" "mincore: present 1; none or marker: 0 for anonymous memory, page-cache state for files.", "mincore_pte_range, mincore_hugetlb; mincore(2)";
     O_POOL "X-02" "HugePages_Free and _Rsvd follow from what is mapped, cached and reserved.", "hugetlb_acct_memory, free_huge_page; hugetlbpage.rst, hugetlbfs_reserv.rst";
     O_POOL_SANE "X-01" "0 <= Rsvd <= Free <= Total, Surp <= Total, per-node sums equal the whole.", "hugetlb_report_meminfo; hugetlbpage.rst";

@@ -2,7 +2,7 @@
 //! of 1 GiB, 2 MiB and 4 KiB. A *node* is what a walk finds at an address: an entry of any size, or
 //! none of it. Only the tables are kept here; entries stand at the start of their node.
 
-use super::{Entry, Proc, Slot, Vma, World};
+use super::{BodyId, Entry, Proc, Slot, Vma, World};
 use case::limits::PAGE;
 use case::{PageSize, ProcId};
 
@@ -95,5 +95,19 @@ impl World {
     pub fn drop_tables(&mut self, proc: ProcId, start: u64, end: u64) {
         let Some(p) = self.proc_mut(proc) else { return };
         p.tables.retain(|(at, size)| *at < start || at + size > end);
+    }
+    /// How many leaves of all processes map a base page of a page (HG-07).
+    pub fn leaves_over(&self, body: BodyId, sub: u32) -> u32 {
+        let mut count = 0;
+        for (id, p) in &self.procs {
+            for (at, _) in p.entries.iter().filter(|(_, e)| e.slot == Slot::Page(body)) {
+                let Some(vma) = self.vma_at(*id, *at) else { continue };
+                let first = World::sub_page(vma, *at);
+                let pages = (self.node(*id, vma, *at).size / PAGE) as u32;
+                let over = (first..first + pages).contains(&sub);
+                count += u32::from(over || self.ways.leaves_count_whole);
+            }
+        }
+        count
     }
 }

@@ -1,6 +1,8 @@
 //! What this kernel can do, found by trying. Runs once, before any program; each probe cleans up
 //! after itself. The version string is carried but decides nothing.
 
+mod pieces;
+
 use crate::special::{FAIL_NTH, GUP_TEST, UNPOISON, io_uring_ring, open_ram_disk, thp_setting};
 use case::limits::PAGE;
 use case::profile::Profile;
@@ -15,13 +17,17 @@ pub fn profile() -> Profile {
         part.map_or_else(String::new, |part| part.to_string_lossy().into_owned())
     };
     let thp_enabled = thp_setting("enabled");
+    let madv_split = knows_advice(MADV_SPLIT, libc::MAP_SHARED | libc::MAP_HUGETLB);
+    let hgm_feature = pieces::by_feature();
     Profile {
         release: text(uname.as_ref().ok().map(|u| u.release())),
         version: text(uname.as_ref().ok().map(|u| u.version())),
         uffd_features: uffd_features().unwrap_or(0),
         huge_2m: has_hstate("hugepages-2048kB"),
         huge_1g: has_hstate("hugepages-1048576kB"),
-        madv_split: knows_advice(MADV_SPLIT, libc::MAP_SHARED | libc::MAP_HUGETLB),
+        madv_split,
+        hgm_feature,
+        hgm_leaves_count_whole: pieces::count_whole(madv_split, hgm_feature),
         pagemap_scan: pagemap_scan(),
         thp: !thp_enabled.is_empty(),
         collapse: knows_advice(MADV_COLLAPSE, libc::MAP_PRIVATE),
@@ -60,16 +66,21 @@ fn has_hstate(name: &str) -> bool {
 
 /// Features UFFDIO_API offers when none are asked for.
 fn uffd_features() -> Option<u64> {
+    userfaultfd(0).map(|(_, offered)| offered)
+}
+
+/// A userfaultfd with the features asked for, and what the kernel offers.
+fn userfaultfd(features: u64) -> Option<(OwnedFd, u64)> {
     // SAFETY: takes flags only.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
     // SAFETY: the kernel just made this descriptor for us.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     const UFFD_API: u64 = 0xaa;
-    let mut api = [UFFD_API, 0, 0];
+    let mut api = [UFFD_API, features, 0];
     // SAFETY: `api` is struct uffdio_api: api, features, ioctls.
     let ret = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()) };
-    (ret == 0).then_some(api[1])
+    (ret == 0).then_some((fd, api[1]))
 }
 
 /// A mapping that goes away with its scope.
@@ -85,6 +96,15 @@ impl Mapping {
         let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
+        (at != libc::MAP_FAILED).then_some(Mapping { at, len })
+    }
+
+    /// A file from its start, shared, without a reservation.
+    fn of(file: &File, len: usize) -> Option<Mapping> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let (flags, fd) = (libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd());
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) };
         (at != libc::MAP_FAILED).then_some(Mapping { at, len })
     }
 }

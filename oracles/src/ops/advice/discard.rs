@@ -45,6 +45,9 @@ pub(super) fn dontneed(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) 
     }
     unshare(w, cx.proc, start, end);
     let freed = zap::zap(w, cx.proc, &part.vma, start, end, zap::DISCARD);
+    if w.mutated(Mutant::HgmEmptyTablesGo) {
+        w.drop_tables(cx.proc, start, end);
+    }
     if w.mutated(Mutant::DontneedKeepsConsumed) {
         return Ok(Step::Done);
     }

@@ -51,15 +51,27 @@ fn rule(fill: Fill, vma: &Vma) -> RuleRef {
 }
 
 /// May the call fill base pages of huge ones?
-fn in_pieces(fill: Fill, vma: &Vma) -> bool {
-    fill == Fill::Continue && vma.flags.hgm
+fn in_pieces(w: &World, fill: Fill, vma: &Vma) -> bool {
+    fill == Fill::Continue && vma.flags.hgm && !w.mutated(Mutant::HgmContinueWholeOnly)
 }
 
 /// What is filled next: the huge or base page at `at`, or with HGM the largest leaf that fits the
 /// rest of the range.
-fn piece(fill: Fill, vma: &Vma, at: u64, end: u64) -> Node {
-    let size = if in_pieces(fill, vma) { fitting(vma, at, end) } else { vma.unit_bytes() };
+fn piece(w: &World, fill: Fill, vma: &Vma, at: u64, end: u64) -> Node {
+    let size = match in_pieces(w, fill, vma) {
+        true if w.mutated(Mutant::HgmContinueSmallLeaves) => PAGE,
+        true => fitting(vma, at, end),
+        false => vma.unit_bytes(),
+    };
     Node { start: at, size }
+}
+
+/// A call that failed for want of a page leaves nothing, but may have tried (U-10).
+fn tried(w: &mut World, vma: &Vma, piece: Node) {
+    w.pieces_tried = true;
+    if w.mutated(Mutant::HgmFailureLeavesTable) {
+        w.make_tables(ProcId(0), vma, piece.start, piece.size);
+    }
 }
 
 fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: FillFlags) -> Out {
@@ -85,17 +97,20 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
         }
         _ => return failed(cx, U_FILL_VMA, 0, ENOENT),
     };
+    let Some(vma) = as_asked(w, cx, vma) else { return Ok(()) };
     if let Some(errno) = whole_errno(w, fill, &vma, start, len, flags) {
         return failed(cx, rule(fill, &vma), 0, errno);
     }
     prepared(w, ProcId(0), &vma, start);
     let mut done = start;
     while done < end {
-        let piece = piece(fill, &vma, done, end);
+        let piece = piece(w, fill, &vma, done, end);
         match unit_result(w, fill, &vma, piece) {
             Unit::Ok => apply(w, cx, fill, &vma, piece, flags),
             Unit::Fails(errno) => {
-                w.pieces_tried |= in_pieces(fill, &vma) && matches!(errno, EFAULT | EIO);
+                if in_pieces(w, fill, &vma) && matches!(errno, EFAULT | EIO) {
+                    tried(w, &vma, piece);
+                }
                 return failed(cx, rule(fill, &vma), done - start, errno);
             }
             Unit::Either(errno) => {
@@ -109,6 +124,22 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
     }
     cx.only(rule(fill, &vma), Want::Ok(0))?;
     field(cx, len.0 as i64)
+}
+
+/// The mapping as the userfaultfd that is asked may fill it. `None` where the generation leaves open
+/// what becomes of the call.
+fn as_asked(w: &mut World, cx: &Cx<'_>, mut vma: Vma) -> Option<Vma> {
+    let Op::Continue { uffd, .. } = cx.op else { return Some(vma) };
+    if !w.ways.by_context {
+        return Some(vma);
+    }
+    let asked = w.uffds.get(uffd).is_some_and(|u| u.hgm);
+    if asked && vma.is_hugetlb() && !vma.flags.hgm {
+        w.blur("CONTINUE with HGM of a mapping without");
+        return None;
+    }
+    vma.flags.hgm &= asked;
+    Some(vma)
 }
 
 /// EINVAL before anything was looked at: the field stays as it was.
@@ -165,7 +196,7 @@ fn whole_errno(
     if flags.has(FillFlags::WP) && !vma.armed(UffdModes::WP) {
         return Some(EINVAL);
     }
-    let unit = if in_pieces(fill, vma) { PAGE } else { vma.unit_bytes() };
+    let unit = if in_pieces(w, fill, vma) { PAGE } else { vma.unit_bytes() };
     let aligned = start.is_multiple_of(unit) && len.0.is_multiple_of(unit);
     let huge_zero = fill == Fill::Zero && vma.is_hugetlb() && !w.mutated(Mutant::ZeropageHugeOk);
     let anon_continue = fill == Fill::Continue && vma.backing == Backing::Anon;
@@ -188,8 +219,10 @@ fn in_the_way(w: &World, vma: &Vma, piece: Node) -> Option<bool> {
     let there = w.node(ProcId(0), vma, piece.start);
     let slot = w.entry(ProcId(0), there.start).map(|e| e.slot);
     match slot {
-        _ if there.size < piece.size => Some(true),
+        _ if there.size < piece.size => Some(!w.mutated(Mutant::HgmContinueOverPieces)),
         _ if there.size == piece.size => Some(false),
+        Some(Slot::Marker) if !w.ways.markers_go_down => Some(true),
+        Some(Slot::Marker) if w.mutated(Mutant::HgmMarkerStopsContinue) => Some(true),
         None | Some(Slot::Marker | Slot::UffdPoison) => Some(false),
         Some(Slot::Unsure) => None,
         Some(_) => Some(true),
