@@ -151,7 +151,7 @@ fn listed(known: &Known, profile: &Profile, name: &str) -> Option<String> {
     let mut part = || parts.next().unwrap_or_default();
     let (rule, op, class) = (part(), part(), part());
     let (line, expected, observed) = (0, String::new(), String::new());
-    let violation = Violation { rule, op, class, line, expected, observed };
+    let violation = Violation { rule, op, class, line, expected, observed, expectation: None };
     known.find(profile, &violation).map(|deviation| deviation.id.clone())
 }
 

@@ -208,6 +208,7 @@ mod tests {
             class: "c".into(),
             expected: String::new(),
             observed: String::new(),
+            expectation: None,
         };
         let sighting = Sighting {
             signature: violation.signature(),

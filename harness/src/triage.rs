@@ -164,6 +164,7 @@ pub fn known_console(sighting: &Sighting, profile: &Profile, known: &Known) -> O
         line: 0,
         expected: String::new(),
         observed: String::new(),
+        expectation: None,
     };
     known.find(profile, &as_listed).map(|deviation| deviation.id.clone())
 }

@@ -11,6 +11,7 @@ use crate::rules::*;
 use crate::step::{Cx, LineNote, Out, status_text, step};
 use crate::views;
 use crate::world::{ExpectedEvent, Slot, World};
+use case::expect::{Expectation, PoolCounter};
 use case::observation::{Counters, FaultSeen, LineObs, Observation, Pool, Spot, Status, event};
 use case::{Act, Op, PageSize, Place, ProcId, Profile, Program, Verdict, Violation};
 use std::cell::RefCell;
@@ -134,7 +135,7 @@ impl<'a> Walk<'a> {
         }
         let place = place_of(op);
         let before = place.map(|p| state_class(&self.world, proc, p));
-        let result = line(&mut self.world, &cx);
+        let result = line(&mut self.world, &cx, &self.obs.before);
         self.note(&cx, result.as_ref().err().map(|v| &**v));
         result?;
         if let (Some(place), Some(before)) = (place, before) {
@@ -183,7 +184,9 @@ impl<'a> Walk<'a> {
         }
         self.states.insert(hash(&["par", if self.world.blurred.is_some() { "-" } else { "+" }]));
         match last {
-            Some(cx) if self.world.blurred.is_none() => looks(&mut self.world, &cx),
+            Some(cx) if self.world.blurred.is_none() => {
+                looks(&mut self.world, &cx, &self.obs.before)
+            }
             _ => Ok(()),
         }
     }
@@ -235,7 +238,7 @@ fn context<'a>(line: u16, proc: ProcId, op: &'a Op, obs: &'a LineObs, racing: bo
 }
 
 /// One line: the op, then everything that was seen after it.
-fn line(w: &mut World, cx: &Cx<'_>) -> Out {
+fn line(w: &mut World, cx: &Cx<'_>, start: &Counters) -> Out {
     w.expected_events.clear();
     step(w, cx)?;
     w.collect();
@@ -248,17 +251,18 @@ fn line(w: &mut World, cx: &Cx<'_>) -> Out {
         events(w, cx)?;
         stray_signal(cx)?;
     }
-    looks(w, cx)
+    looks(w, cx, start)
 }
 
 /// Views and pools after a line.
-fn looks(w: &mut World, cx: &Cx<'_>) -> Out {
+fn looks(w: &mut World, cx: &Cx<'_>, start: &Counters) -> Out {
     views::judge(w, cx, &cx.obs.views)?;
     sane(cx, cx.obs)?;
     let Some(seen) = cx.obs.pools else { return Ok(()) };
-    for (page, seen) in [PageSize::Huge2M, PageSize::Huge1G].into_iter().zip(seen) {
+    let sizes = [(PageSize::Huge2M, start.pool_2m), (PageSize::Huge1G, start.pool_1g)];
+    for ((page, before), seen) in sizes.into_iter().zip(seen) {
         if !w.pool_state(page).witness {
-            pool(w, cx, page, seen)?;
+            pool(w, cx, page, before, seen)?;
         } else {
             w.adopt_pool(page, seen);
         }
@@ -266,26 +270,31 @@ fn looks(w: &mut World, cx: &Cx<'_>) -> Out {
     Ok(())
 }
 
-fn pool(w: &World, cx: &Cx<'_>, page: PageSize, got: Pool) -> Out {
+fn pool(w: &World, cx: &Cx<'_>, page: PageSize, before: Pool, got: Pool) -> Out {
     let want = w.pool_now(page);
     let parts = [
-        ("total", want.total, got.total),
-        ("free", want.free, got.free),
-        ("rsvd", want.rsvd, got.rsvd),
-        ("surp", want.surp, got.surp),
+        ("total", PoolCounter::Total, want.total, got.total, before.total),
+        ("free", PoolCounter::Free, want.free, got.free, before.free),
+        ("rsvd", PoolCounter::Rsvd, want.rsvd, got.rsvd, before.rsvd),
+        ("surp", PoolCounter::Surp, want.surp, got.surp, before.surp),
     ];
-    for (name, want, got) in parts {
+    for (name, counter, want, got, before) in parts {
         if want != got {
             let size = case::PageSize::word(page);
             let sign = if got < want { "low" } else { "high" };
             let suffix = if got > want { divided(w) } else { "" };
             let class = format!("{name}:{sign}{suffix}");
-            return Err(cx.broken(
+            let broken = cx.broken(
                 O_POOL,
                 &class,
                 format!("{size} pool {name} {want}"),
                 format!("{name} {got}"),
-            ));
+            );
+            return Err(broken.expecting(Expectation::Pool {
+                page,
+                counter,
+                change: want - before,
+            }));
         }
     }
     Ok(())
@@ -301,12 +310,9 @@ fn sane(cx: &Cx<'_>, obs: &LineObs) -> Out {
             || p.free > p.total
             || p.surp > p.total
         {
-            return Err(cx.broken(
-                O_POOL_SANE,
-                "order",
-                "0 <= Rsvd <= Free <= Total",
-                format!("{p:?}"),
-            ));
+            let text = "0 <= Rsvd <= Free <= Total";
+            let broken = cx.broken(O_POOL_SANE, "order", text, format!("{p:?}"));
+            return Err(broken.expecting(Expectation::PoolOrder));
         }
     }
     Ok(())
@@ -318,7 +324,8 @@ fn stray_signal(cx: &Cx<'_>) -> Out {
     match &cx.obs.also {
         Some(signal) if !poisons => {
             let text = crate::step::signal_text(signal);
-            Err(cx.broken(F_COMPLETES, "signal", "no signal", text))
+            let broken = cx.broken(F_COMPLETES, "signal", "no signal", text);
+            Err(broken.expecting(Expectation::Beside { on: false }))
         }
         _ => Ok(()),
     }
@@ -337,8 +344,15 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
         if !seen.any(|got| same_event(want, got)) {
             let rule = if elsewhere_in_page(w, want, &cx.obs.events) { HG_ADDR } else { F_EVENT };
             let class = format!("missing:{}", event_name(want.event, want.flags));
-            let want = format!("{} at {}", event_name(want.event, want.flags), want.at);
-            return Err(cx.broken(rule, &class, want, events_text(&cx.obs.events)));
+            let text = format!("{} at {}", event_name(want.event, want.flags), want.at);
+            let broken = cx.broken(rule, &class, text, events_text(&cx.obs.events));
+            return Err(broken.expecting(Expectation::Event {
+                uffd: want.uffd,
+                event: want.event,
+                flags: want.flags,
+                at: (want.event != event::FORK).then_some(want.at),
+                on: true,
+            }));
         }
     }
     let stray = cx.obs.events.iter().find(|got| !wants.iter().any(|want| same_event(want, got)));
@@ -347,7 +361,13 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
     let moved = wants.iter().any(|want| want.event == got.event && want.flags == got.flags);
     let rule = if moved && got.event == event::PAGEFAULT { F_EVENT_ADDR } else { F_NO_EVENT };
     let class = format!("extra:{}", event_name(got.event, got.flags));
-    Err(cx.broken(rule, &class, "no such event", events_text(&cx.obs.events)))
+    let broken = cx.broken(rule, &class, "no such event", events_text(&cx.obs.events));
+    let at = match got.at {
+        Spot::In(place) if got.event != event::FORK => Some(place),
+        _ => None,
+    };
+    let FaultSeen { uffd, event, flags, .. } = *got;
+    Err(broken.expecting(Expectation::Event { uffd, event, flags, at, on: false }))
 }
 
 /// Did the fault of a base page of a huge one that may be mapped in pieces come with the address
@@ -449,7 +469,8 @@ fn leaks(w: &World, cx: &Cx<'_>, before: &Counters, after: &Counters) -> Out {
             let size = case::PageSize::word(page);
             let (want, got) = (format!("{size} {before:?}"), format!("{after:?}"));
             let class = leak_class(before, after) + divided(w);
-            return Err(cx.broken(O_LEAK, &class, want, got));
+            let broken = cx.broken(O_LEAK, &class, want, got);
+            return Err(broken.expecting(Expectation::NoLeak { page }));
         }
     }
     let nodes: i64 = after.nodes_2m.iter().map(|p| p.total).sum();
@@ -461,7 +482,8 @@ fn leaks(w: &World, cx: &Cx<'_>, before: &Counters, after: &Counters) -> Out {
     let (low, high) = w.hw_pages;
     if w.blurred.is_none() && !(low..=high).contains(&grown) {
         let want = format!("{low}..={high} pages more in HardwareCorrupted");
-        return Err(cx.broken(O_HWPOISON, "count", want, format!("{grown}")));
+        let broken = cx.broken(O_HWPOISON, "count", want, format!("{grown}"));
+        return Err(broken.expecting(Expectation::Corrupted { low, high }));
     }
     Ok(())
 }

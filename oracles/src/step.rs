@@ -3,9 +3,10 @@
 
 use crate::rules::{F_EOF, H007, H010, H020, H040, RuleRef, U_CONTINUE};
 use crate::world::World;
+use case::expect::Wanted;
 use case::limits::PAGE;
 use case::observation::{LineObs, SignalSeen, Spot, Status, View};
-use case::{Op, OpKind, PageSize, Place, ProcId, Violation};
+use case::{Expectation, Op, OpKind, PageSize, Place, ProcId, Violation};
 use std::cell::RefCell;
 
 /// `Err` is boxed: it is large and rare.
@@ -164,6 +165,17 @@ impl Want {
             }
         }
     }
+    /// The same as data for a violation.
+    fn data(&self) -> Wanted {
+        match *self {
+            Want::Ok(n) => Wanted::Ok(n, n),
+            Want::OkAny => Expectation::ANY_OK,
+            Want::OkIn(low, high) => Wanted::Ok(low, high),
+            Want::Err(errno) => Wanted::Err(errno),
+            Want::Blocks => Wanted::Blocks,
+            Want::Signal { signo, code, at, lsb } => Wanted::Signal { signo, code, at, lsb },
+        }
+    }
     fn class(&self) -> String {
         match self {
             Want::Ok(_) | Want::OkAny | Want::OkIn(..) => "ok".into(),
@@ -188,7 +200,8 @@ impl Cx<'_> {
         }
         let classes = wants.iter().map(Want::class).collect::<Vec<_>>().join("|");
         let class = format!("{classes}->{}", status_class(&self.obs.status));
-        Err(self.broken(rule, &class, expected, status_text(&self.obs.status)))
+        let broken = self.broken(rule, &class, expected, status_text(&self.obs.status));
+        Err(broken.expecting(Expectation::Outcome(wants.iter().map(Want::data).collect())))
     }
     /// The status must be exactly this.
     pub fn only(&self, rule: RuleRef, want: Want) -> Out {
@@ -225,6 +238,7 @@ impl Cx<'_> {
             class: class.to_owned(),
             expected: format!("{} [{}: {}]", expected.into(), rule.id, rule.text),
             observed: observed.into(),
+            expectation: None,
         })
     }
 }

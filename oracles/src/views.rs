@@ -2,19 +2,23 @@
 //! may choose is read here and taken over (witness), never predicted.
 
 mod counts;
+mod sort;
 mod sums;
 mod tables;
+mod wanted;
+
+pub use sort::{entry_class, node_class};
 
 use self::counts::Frames;
 use self::sums::{field, numbers, rollup, status, sums};
+use self::wanted::{Sight, expecting, expecting_entry, expecting_frames, expecting_kb};
 use crate::mutants::Mutant;
-use crate::ops::file::zap;
 use crate::rules::*;
 use crate::step::{Cx, Out};
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{PageRun, View, VmaObs, Word, pm};
-use case::{Family, PageSize, Place, ProcId, Share, UffdModes};
+use case::{Expectation, Family, PageSize, Place, ProcId, Share, UffdModes, Violation};
 
 /// Frame id the agent gives every shared zero page.
 const ZERO_FRAME: u32 = 1;
@@ -106,7 +110,8 @@ fn page(
     let Some(vma) = vma else {
         if bits != 0 {
             let text = bits_text(seen.bits);
-            return Err(cx.broken(O_HOLE, "unmapped->entry", at_text(addr, "nothing"), text));
+            let broken = cx.broken(O_HOLE, "unmapped->entry", at_text(addr, "nothing"), text);
+            return Err(expecting_entry(broken, proc, addr, !pm::SOFT_DIRTY, 0));
         }
         return Ok(());
     };
@@ -125,17 +130,22 @@ fn page(
         let sort = node_class(w, proc, vma, unit, entry);
         // Pieces, or something whole where pieces should be; the rest is as without HGM.
         let pieces = (bits ^ want) & pm::PRESENT != 0 || w.in_pieces(proc, vma, addr);
-        return Err(cx.broken(
+        let broken = cx.broken(
             if vma.flags.hgm && pieces { HG_NODE } else { O_PAGEMAP },
             &class,
             at_text(addr, &format!("{} ({sort})", bits_text(want))),
             bits_text(bits),
-        ));
+        );
+        return Err(expecting_entry(broken, proc, addr, mask, want & mask));
     }
     let Some(Slot::Page(body)) = entry.map(|e| e.slot) else { return Ok(()) };
-    exclusive(w, cx, vma, (addr, bits), (body, World::sub_page(vma, unit)), frames)?;
-    alias(w, cx, vma, addr, body, seen.frame, frames)?;
-    kpage(w, cx, vma, (addr, seen), body, frames)
+    let broken = exclusive(w, cx, vma, (addr, bits), (body, World::sub_page(vma, unit)), frames);
+    broken.map_err(|broken| {
+        let other = !bits & pm::EXCLUSIVE;
+        expecting_entry(broken, proc, addr, pm::EXCLUSIVE, other)
+    })?;
+    alias(w, cx, vma, (proc, addr), body, seen.frame, frames)?;
+    kpage(w, cx, vma, (proc, addr, seen), body, frames)
 }
 
 /// Unsure entries become what was seen, before anything is judged: what one look settles, the
@@ -274,7 +284,7 @@ fn alias(
     w: &World,
     cx: &Cx<'_>,
     vma: &Vma,
-    addr: u64,
+    (proc, addr): (ProcId, u64),
     body: BodyId,
     frame: u32,
     frames: &mut Frames,
@@ -282,20 +292,20 @@ fn alias(
     if w.bodies[body].loose {
         return Ok(());
     }
-    let first = frame.wrapping_sub(World::sub_page(vma, addr));
+    let sub = World::sub_page(vma, addr);
+    let first = frame.wrapping_sub(sub);
+    let here = Sight { first, body, proc, addr, sub };
     let Some(known) = frames.by_body.get_mut(body) else { return Ok(()) };
     if *known == 0 {
         *known = first;
-        frames.seen.push((first, body, addr));
+        frames.seen.push(here);
     }
     if *known != first && vma.unit != PageSize::Huge1G {
         let want = at_text(addr, "the frame its other mapping shows");
-        return Err(cx.broken(
-            O_ALIAS,
-            &alias_class("one-page-two-frames", vma.is_hugetlb()),
-            want,
-            "another frame",
-        ));
+        let class = alias_class("one-page-two-frames", vma.is_hugetlb());
+        let broken = cx.broken(O_ALIAS, &class, want, "another frame");
+        let before = frames.seen.iter().find(|sight| sight.body == body);
+        return Err(expecting_frames(broken, before, &here, true));
     }
     Ok(())
 }
@@ -308,14 +318,17 @@ fn alias_class(what: &str, hugetlb: bool) -> String {
 fn doubles(w: &World, cx: &Cx<'_>, frames: &mut Frames) -> Out {
     frames.seen.sort_unstable();
     for pair in frames.seen.windows(2) {
-        let [(frame, one, _), (next, other, addr)] = *pair else { continue };
-        if frame == next && one != other && w.bodies[one].size == w.bodies[other].size {
-            return Err(cx.broken(
+        let [here, next] = pair else { continue };
+        let (one, other) = (here.body, next.body);
+        let twice = here.first == next.first && one != other;
+        if twice && w.bodies[one].size == w.bodies[other].size {
+            let broken = cx.broken(
                 O_ALIAS,
                 &alias_class("two-pages-one-frame", w.bodies[one].size.is_huge()),
-                at_text(addr, "a frame of its own"),
+                at_text(next.addr, "a frame of its own"),
                 "the frame of another page",
-            ));
+            );
+            return Err(expecting_frames(broken, Some(here), next, false));
         }
     }
     Ok(())
@@ -325,7 +338,7 @@ fn kpage(
     w: &World,
     cx: &Cx<'_>,
     vma: &Vma,
-    (addr, seen): (u64, &PageRun),
+    (proc, addr, seen): (ProcId, u64, &PageRun),
     body: BodyId,
     frames: &Frames,
 ) -> Out {
@@ -333,7 +346,9 @@ fn kpage(
     let huge = kpage.flags & KPF_HUGE != 0;
     if huge != vma.is_hugetlb() {
         let (want, got) = (format!("HUGE {}", vma.is_hugetlb()), format!("HUGE {huge}"));
-        return Err(cx.broken(O_KHUGE, "huge-flag", at_text(addr, &want), got));
+        let broken = cx.broken(O_KHUGE, "huge-flag", at_text(addr, &want), got);
+        let flag = |at| Expectation::PageFlag { proc, at, bit: 17, on: vma.is_hugetlb() };
+        return Err(expecting(broken, addr, flag));
     }
     let file_base = w.bodies[body].file.is_some() && !vma.is_hugetlb();
     let maps = frames.mapcount(body, World::sub_page(vma, addr));
@@ -344,7 +359,9 @@ fn kpage(
         let want = format!("{maps} mappings");
         let got = format!("kpagecount {}", kpage.count);
         let rule = if frames.in_pieces(body) { HG_COUNT } else { O_KCOUNT };
-        return Err(cx.broken(rule, "count", at_text(addr, &want), got));
+        let broken = cx.broken(rule, "count", at_text(addr, &want), got);
+        let count = |at| Expectation::MapCount { proc, at, low: least, high: maps };
+        return Err(expecting(broken, addr, count));
     }
     Ok(())
 }
@@ -386,63 +403,6 @@ fn diff_class(want: u8, got: u8, mask: u8) -> String {
     names.iter().filter(|(b, _)| diff & b != 0).map(|(b, n)| format!("{}{n}", sign(*b))).collect()
 }
 
-/// The sort of an entry with the size of its node, if that is not the mapping's page size.
-pub fn node_class(w: &World, proc: ProcId, vma: &Vma, unit: u64, entry: Option<Entry>) -> String {
-    let class = entry_class(w, vma, unit, entry);
-    match w.node(proc, vma, unit).size {
-        size if size == vma.unit_bytes() => class,
-        PAGE => class + "/4k",
-        _ => class + "/2m",
-    }
-}
-
-/// The sort of an entry, for signatures and feedback.
-pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> String {
-    let size = match vma.unit {
-        PageSize::Base => "base",
-        PageSize::Huge2M => "2m",
-        PageSize::Huge1G => "1g",
-    };
-    let kind = match vma.backing {
-        Backing::Anon => "anon",
-        Backing::File { .. } => match vma.share {
-            Share::Shared => "shared",
-            Share::Private => "private",
-        },
-    };
-    let slot =
-        match entry.map(|e| e.slot) {
-            // Somebody waits for a page that appears here without an event.
-            None if vma.armed(UffdModes::MISSING) || awaited(w, vma, unit) => {
-                if w.collapse_refused { "none-armed:collapsed" } else { "none-armed" }
-            }
-            None => "none",
-            Some(Slot::Marker) => "marker",
-            Some(Slot::UffdPoison) => "uffd-poison",
-            Some(Slot::HwPoison) => "hwpoison",
-            Some(Slot::Zero) => "zero",
-            Some(Slot::Unsure) => "unsure",
-            Some(Slot::Page(b)) => match w.bodies[b].file {
-                Some((key, _)) if w.files[key].head_punched => "cached:head-punched",
-                Some(_) => "cached",
-                None if w.bodies[b].unshared => "unshared",
-                None => "own",
-            },
-        };
-    let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
-    format!("{kind}-{size}-{slot}{wp}")
-}
-
-/// Does another mapping of the same shmem page wait for it? Filling the file fills it there too.
-fn awaited(w: &World, vma: &Vma, unit: u64) -> bool {
-    if vma.is_hugetlb() {
-        return false;
-    }
-    let Some((key, idx)) = vma.file_unit(unit) else { return false };
-    let found = zap::mappings(w, key, idx * PAGE, (idx + 1) * PAGE);
-    found.iter().any(|m| m.vma.armed(UffdModes::MISSING))
-}
-
 fn vma_list(
     w: &World,
     cx: &Cx<'_>,
@@ -460,35 +420,43 @@ fn vma_list(
         let (from, to) = (obs.at.addr(), obs.at.addr().saturating_add(obs.len));
         let hidden = if mapped < from { w.vmas_in(proc, mapped, from) } else { Vec::new() };
         if let Some(vma) = hidden.first() {
-            let what = at_text(vma.start.max(mapped), "a mapping");
-            return Err(cx.broken(O_VMAS, "mapping-missing", what, "no mapping"));
+            return Err(missing(cx, proc, vma.start.max(mapped)));
         }
-        if w.has_hole(proc, from.max(start), to.min(end)) {
+        if let Some(hole) = w.hole(proc, from.max(start), to.min(end)) {
             let what = at_text(from, "no mapping over all of it");
-            return Err(cx.broken(O_VMAS, "mapping-extra", what, format!("{} KiB", obs.len >> 10)));
+            let got = format!("{} KiB", obs.len >> 10);
+            let broken = cx.broken(O_VMAS, "mapping-extra", what, got);
+            let nothing = |at| Expectation::Mapped { proc, at, on: false };
+            return Err(expecting(broken, hole, nothing));
         }
         for vma in w.vmas_in(proc, from, to) {
-            attributes(w, cx, &vma, obs)?;
+            attributes(w, cx, proc, &vma, obs)?;
         }
         let sums = sums(w, proc, from, to, frames);
-        numbers(w, cx, obs, &sums)?;
+        numbers(w, cx, proc, obs, &sums)?;
         mapped = to;
     }
     let rest = if mapped < end { w.vmas_in(proc, mapped, end) } else { Vec::new() };
     if let Some(vma) = rest.first() {
-        let what = at_text(vma.start.max(mapped), "a mapping");
-        return Err(cx.broken(O_VMAS, "mapping-missing", what, "no mapping"));
+        return Err(missing(cx, proc, vma.start.max(mapped)));
     }
     Ok(())
 }
 
-fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
+fn missing(cx: &Cx<'_>, proc: ProcId, addr: u64) -> Box<Violation> {
+    let broken = cx.broken(O_VMAS, "mapping-missing", at_text(addr, "a mapping"), "no mapping");
+    expecting(broken, addr, |at| Expectation::Mapped { proc, at, on: true })
+}
+
+fn attributes(w: &World, cx: &Cx<'_>, proc: ProcId, vma: &Vma, obs: &VmaObs) -> Out {
     let shared = if vma.share == Share::Shared { 8 } else { 0 };
     let want = (vma.prot.0 & 7) as u8 | shared;
     // Bit order of Prot and of VmaObs::perms is the same: r 1, w 2, x 4.
     if want != obs.perms {
-        let (want, got) = (format!("perms {want:#x}"), format!("perms {:#x}", obs.perms));
-        return Err(cx.broken(O_VMAS, "perms", at_text(vma.start, &want), got));
+        let (text, got) = (format!("perms {want:#x}"), format!("perms {:#x}", obs.perms));
+        let broken = cx.broken(O_VMAS, "perms", at_text(vma.start, &text), got);
+        let perms = |at| Expectation::Perms { proc, at, perms: want };
+        return Err(expecting(broken, vma.start, perms));
     }
     let modes = vma.uffd.map(|(_, m)| m).unwrap_or_default();
     let f = &vma.flags;
@@ -518,13 +486,17 @@ fn attributes(w: &World, cx: &Cx<'_>, vma: &Vma, obs: &VmaObs) -> Out {
             let sort = if want { "missing" } else { "extra" };
             let class = format!("{name}:{sort}{gone}");
             let text = |on: bool| format!("VmFlags {}{name}", if on { "" } else { "without " });
-            return Err(cx.broken(O_VMFLAGS, &class, at_text(vma.start, &text(want)), text(got)));
+            let what = at_text(vma.start, &text(want));
+            let broken = cx.broken(O_VMFLAGS, &class, what, text(got));
+            let flag = |at| Expectation::VmFlag { proc, at, letters: *letters, on: want };
+            return Err(expecting(broken, vma.start, flag));
         }
     }
     let kb = vma.unit_bytes() >> 10;
     if field(&obs.kb, "KernelPageSize").is_some_and(|n| n != kb) {
         let want = at_text(vma.start, &format!("KernelPageSize {kb} kB"));
-        return Err(cx.broken(O_PAGESIZE, "size", want, "another"));
+        let broken = cx.broken(O_PAGESIZE, "size", want, "another");
+        return Err(expecting_kb(broken, proc, obs, "KernelPageSize", (kb, kb)));
     }
     Ok(())
 }
@@ -539,12 +511,10 @@ fn mincore(w: &World, cx: &Cx<'_>, proc: ProcId, at: Place, runs: &[(u32, bool)]
                     let (unit, entry) = w.slot(proc, vma, addr);
                     let class = node_class(w, proc, vma, unit, entry);
                     let text = |on: bool| if on { "resident" } else { "not resident" };
-                    return Err(cx.broken(
-                        O_MINCORE,
-                        &class,
-                        at_text(addr, text(!resident)),
-                        text(*resident),
-                    ));
+                    let what = at_text(addr, text(!resident));
+                    let broken = cx.broken(O_MINCORE, &class, what, text(*resident));
+                    let other = |at| Expectation::Mincore { proc, at, resident: !resident };
+                    return Err(expecting(broken, addr, other));
                 }
             }
             addr += PAGE;

@@ -457,14 +457,18 @@ impl World {
     }
     /// True if [start, end) has an address without a VMA.
     pub fn has_hole(&self, proc: ProcId, start: u64, end: u64) -> bool {
+        self.hole(proc, start, end).is_some()
+    }
+    /// The first address of the range that is not mapped.
+    pub fn hole(&self, proc: ProcId, start: u64, end: u64) -> Option<u64> {
         let mut at = start;
         for vma in self.vmas_in(proc, start, end) {
             if vma.start > at {
-                return true;
+                return Some(at);
             }
             at = vma.end;
         }
-        at < end
+        (at < end).then_some(at)
     }
     /// Splits the VMA that has `addr` strictly inside.
     pub fn split_at(&mut self, proc: ProcId, addr: u64) {

@@ -8,6 +8,7 @@
 
 pub mod check;
 pub mod cover;
+pub mod expect;
 pub mod limits;
 pub mod link;
 pub mod observation;
@@ -19,6 +20,7 @@ pub mod value;
 pub mod verdict;
 pub mod wire;
 
+pub use expect::Expectation;
 pub use observation::Observation;
 pub use op::{Op, OpKind};
 pub use profile::{Family, HgmGeneration, Profile};

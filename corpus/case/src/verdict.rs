@@ -1,5 +1,6 @@
 //! What the oracle says of an observation, and what becomes of it when it shows again.
 
+use crate::expect::Expectation;
 use serde::{Deserialize, Serialize};
 
 /// A rule that an observation breaks.
@@ -17,12 +18,19 @@ pub struct Violation {
     pub expected: String,
     /// For people: what was seen.
     pub observed: String,
+    /// What was expected, as data; `None` where no program of its own could check it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expectation: Option<Expectation>,
 }
 
 impl Violation {
     /// Stable over kernels, offsets and runs.
     pub fn signature(&self) -> String {
         format!("{}/{}/{}", self.rule, self.op, self.class)
+    }
+    /// The same with what was expected as data.
+    pub fn expecting(self: Box<Self>, expectation: Expectation) -> Box<Self> {
+        Box::new(Violation { expectation: Some(expectation), ..*self })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::touch::{Access, Touch, touch};
 use crate::world::{Slot, World};
 use case::limits::{PAGE, WORD_OFFSETS};
 use case::observation::{ContentRun, Output, Status, Word};
-use case::{Op, Place, ProcId, Tag};
+use case::{Expectation, Op, Place, ProcId, Tag};
 
 /// Faults answered one by one that may outlast the op timeout on a slow machine.
 const ANSWERS_MANY: usize = 64;
@@ -145,12 +145,13 @@ pub fn content(cx: &Cx<'_>, expected: &[Expect]) -> Out {
                 want.any || got[i] == want.words[i] || (want.or_zero && got[i] == Word::Zero);
             if !fits {
                 let class = format!("{}->{}", word_class(want.words[i]), word_class(got[i]));
-                return Err(cx.broken(
-                    F_CONTENT,
-                    &class,
-                    format!("page {n} of the range, {which} word: {}", word_text(want.words[i])),
-                    word_text(got[i]),
-                ));
+                let text = word_text(want.words[i]);
+                let text = format!("page {n} of the range, {which} word: {text}");
+                let mut wanted = vec![want.words[i]];
+                wanted.extend(want.or_zero.then_some(Word::Zero));
+                let (page, word) = (n as u32, i as u8);
+                let broken = cx.broken(F_CONTENT, &class, text, word_text(got[i]));
+                return Err(broken.expecting(Expectation::Content { page, word, wanted }));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::step::{Cx, Out, Want};
 use crate::world::{Body, FileKey, World};
 use case::limits::{PAGE, WORD_OFFSETS};
 use case::observation::{Output, Status, Word};
-use case::{FallocFlags, Family, FileId, MemfdFlags, Op, PageSize, Seals, Share, Tag};
+use case::{Expectation, FallocFlags, Family, FileId, MemfdFlags, Op, PageSize, Seals, Share, Tag};
 
 /// Memory a shmem file may ask for before the guest could run out of it.
 const AMPLE: u64 = 128 << 20;
@@ -331,14 +331,17 @@ fn fstat(w: &mut World, cx: &Cx<'_>, key: FileKey) -> Out {
     let file = &w.files[key];
     if size != file.size {
         let class = if size < file.size { "size:low" } else { "size:high" };
-        return Err(cx.broken(H007, class, format!("size {}", file.size), format!("size {size}")));
+        let (want, got) = (format!("size {}", file.size), format!("size {size}"));
+        return Err(cx.broken(H007, class, want, got).expecting(Expectation::Size(file.size)));
     }
     let want = file.cache.len() as u64 * (file.page.bytes() / 512);
     // Huge pages of shmem fill neighbours too.
     let more_is_fine = !file.page.is_huge() && w.thp_shmem != 0;
     if blocks < want || (blocks > want && !more_is_fine) {
         let class = if blocks < want { "blocks:low" } else { "blocks:high" };
-        return Err(cx.broken(H007, class, format!("{want} blocks"), format!("{blocks} blocks")));
+        let high = if more_is_fine { u64::MAX } else { want };
+        let broken = cx.broken(H007, class, format!("{want} blocks"), format!("{blocks} blocks"));
+        return Err(broken.expecting(Expectation::Blocks { low: want, high }));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Slot, World};
+use case::expect::{Expectation, SlotWanted};
 use case::limits::PAGE;
 use case::observation::{NODE_UNTOUCHED, Output, Status};
 use case::{Family, MoveFlags, Nodes, NumaMode, Op, PageSize, Place};
@@ -93,7 +94,12 @@ fn statuses(
         if !fits {
             let class = format!("{class}->{}", slot_class(*got));
             let want = format!("entry {i}: {class}", class = wants_text(&wants));
-            return Err(cx.broken(M_STATUS, &class, want, got.to_string()));
+            let wanted = wants.iter().map(|want| match want {
+                SlotWant::Node => SlotWanted::Node,
+                SlotWant::Errno(errno) => SlotWanted::Err(*errno),
+            });
+            let expected = Expectation::Slot { index: i as u32, wanted: wanted.collect() };
+            return Err(cx.broken(M_STATUS, &class, want, got.to_string()).expecting(expected));
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! How often pages are mapped, and which frames they showed in one moment.
 
+use super::wanted::Sight;
 use crate::mutants::Mutant;
 use crate::world::{BodyId, Slot, World};
 use case::limits::PAGE;
@@ -11,8 +12,8 @@ use std::collections::BTreeMap;
 pub(super) struct Frames {
     /// First frame seen of each page; 0 is none.
     pub(super) by_body: Vec<u32>,
-    /// Every (frame, page, address) seen, checked for doubles when all looks are in.
-    pub(super) seen: Vec<(u32, BodyId, u64)>,
+    /// Checked for doubles when all looks are in.
+    pub(super) seen: Vec<Sight>,
     /// How many entries map each page whole, counted once for all looks of the moment.
     maps: Vec<u32>,
     /// How many leaves count for each base page of huge pages that are mapped in pieces (HG-07).

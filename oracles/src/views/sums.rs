@@ -1,6 +1,7 @@
 //! What smaps and status add up to, held against the sums of the world.
 
 use super::counts::Frames;
+use super::wanted::expecting_kb;
 use super::{at_text, maybe_huge, table_may_be_shared};
 use crate::mutants::Mutant;
 use crate::rules::*;
@@ -8,7 +9,7 @@ use crate::step::{Cx, Out};
 use crate::world::{Entry, Slot, World};
 use case::limits::PAGE;
 use case::observation::VmaObs;
-use case::{Family, ProcId};
+use case::{Expectation, Family, ProcId, Violation};
 
 /// What smaps and status must add up to over a range.
 #[derive(Debug, Default)]
@@ -100,7 +101,7 @@ pub(super) fn field(kb: &[(String, u64)], label: &str) -> Option<u64> {
     kb.iter().find(|(l, _)| l == label).map(|(_, n)| *n)
 }
 
-pub(super) fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out {
+pub(super) fn numbers(w: &World, cx: &Cx<'_>, proc: ProcId, obs: &VmaObs, sums: &Sums) -> Out {
     let rss = field(&obs.kb, "Rss").unwrap_or(0);
     if rss < sums.rss_min || rss > sums.rss_max {
         let class = match (rss < sums.rss_min, obs.perms & 7 == 0) {
@@ -110,28 +111,42 @@ pub(super) fn numbers(w: &World, cx: &Cx<'_>, obs: &VmaObs, sums: &Sums) -> Out 
         };
         let want = format!("Rss {}..={} kB", sums.rss_min, sums.rss_max);
         let want = at_text(obs.at.addr(), &want);
-        return Err(cx.broken(O_RSS, class, want, format!("Rss {rss} kB")));
+        let broken = cx.broken(O_RSS, class, want, format!("Rss {rss} kB"));
+        return Err(expecting_kb(broken, proc, obs, "Rss", (sums.rss_min, sums.rss_max)));
     }
     let rule = if sums.hgm { HG_COUNT } else { O_HUGETLB };
-    let place = at_text(obs.at.addr(), "");
-    hugetlb(w, cx, rule, (&obs.kb, sums), &place)?;
-    levels(cx, HG_LEVELS, (&obs.kb, sums), &place)?;
+    let here = Of { proc, kb: &obs.kb, mapping: Some(obs), place: at_text(obs.at.addr(), "") };
+    hugetlb(w, cx, rule, &here, sums)?;
+    levels(cx, HG_LEVELS, &here, sums)?;
     match &obs.numa {
         Some(line) => numa(cx, obs, sums, line),
         None => Ok(()),
     }
 }
 
-/// Shared_Hugetlb and Private_Hugetlb of a mapping or of all.
-fn hugetlb(
-    w: &World,
-    cx: &Cx<'_>,
-    rule: RuleRef,
-    (kb, sums): (&[(String, u64)], &Sums),
-    place: &str,
-) -> Out {
-    let shared = field(kb, "Shared_Hugetlb").unwrap_or(0);
-    let private = field(kb, "Private_Hugetlb").unwrap_or(0);
+/// Fields of one mapping, or of all mappings of a process.
+struct Of<'a> {
+    proc: ProcId,
+    kb: &'a [(String, u64)],
+    mapping: Option<&'a VmaObs>,
+    /// In front of what was expected.
+    place: String,
+}
+
+impl Of<'_> {
+    /// The violation; of a single mapping with the number that was due.
+    fn expecting(&self, broken: Box<Violation>, label: &str, kb: u64) -> Box<Violation> {
+        match self.mapping {
+            Some(obs) => expecting_kb(broken, self.proc, obs, label, (kb, kb)),
+            None => broken,
+        }
+    }
+}
+
+/// Shared_Hugetlb and Private_Hugetlb.
+fn hugetlb(w: &World, cx: &Cx<'_>, rule: RuleRef, of: &Of<'_>, sums: &Sums) -> Out {
+    let shared = field(of.kb, "Shared_Hugetlb").unwrap_or(0);
+    let private = field(of.kb, "Private_Hugetlb").unwrap_or(0);
     // Poison entries: private in 6.1, shared in 6.12 (O-038).
     let (want_shared, want_private) = match w.family {
         Family::U61 => (sums.hugetlb_shared, sums.hugetlb_private + sums.hugetlb_poisoned),
@@ -149,20 +164,25 @@ fn hugetlb(
         return Ok(());
     }
     let class = if same_sum { "split" } else { "sum" };
-    let want = format!("{place}Shared_Hugetlb {want_shared} Private_Hugetlb {want_private} kB");
+    let sizes = format!("Shared_Hugetlb {want_shared} Private_Hugetlb {want_private} kB");
     let got = format!("Shared_Hugetlb {shared} Private_Hugetlb {private} kB");
-    Err(cx.broken(rule, class, want, got))
+    let broken = cx.broken(rule, class, of.place.clone() + &sizes, got);
+    Err(match shared == want_shared {
+        true => of.expecting(broken, "Private_Hugetlb", want_private),
+        false => of.expecting(broken, "Shared_Hugetlb", want_shared),
+    })
 }
 
 /// The fields of kernels with HGM (HG-06).
-fn levels(cx: &Cx<'_>, rule: RuleRef, (kb, sums): (&[(String, u64)], &Sums), place: &str) -> Out {
+fn levels(cx: &Cx<'_>, rule: RuleRef, of: &Of<'_>, sums: &Sums) -> Out {
     let labels = ["HugetlbPudMapped", "HugetlbPmdMapped", "HugetlbPteMapped"];
     for (label, want) in labels.into_iter().zip(sums.levels) {
-        let got = field(kb, label).unwrap_or(want);
+        let got = field(of.kb, label).unwrap_or(want);
         if got != want {
             let class = format!("{label}:{}", if got < want { "less" } else { "more" });
-            let want = format!("{place}{label} {want} kB");
-            return Err(cx.broken(rule, &class, want, format!("{got} kB")));
+            let text = format!("{}{label} {want} kB", of.place);
+            let broken = cx.broken(rule, &class, text, format!("{got} kB"));
+            return Err(of.expecting(broken, label, want));
         }
     }
     Ok(())
@@ -183,8 +203,9 @@ pub(super) fn rollup(
         true => Sums::default(),
         false => sums(w, proc, 0, u64::MAX, frames),
     };
-    hugetlb(w, cx, O_ROLLUP, (kb, &all), "in all mappings: ")?;
-    levels(cx, O_ROLLUP, (kb, &all), "in all mappings: ")
+    let of = Of { proc, kb, mapping: None, place: "in all mappings: ".to_owned() };
+    hugetlb(w, cx, O_ROLLUP, &of, &all)?;
+    levels(cx, O_ROLLUP, &of, &all)
 }
 
 /// One line of numa_maps.
@@ -232,16 +253,20 @@ pub(super) fn status(
     };
     let uncounted: u64 = p.entries.iter().filter_map(in_table).sum();
     if got > want || got < want - uncounted {
-        let (want, got) = (format!("HugetlbPages {want} kB"), format!("{got} kB"));
+        let (text, got) = (format!("HugetlbPages {want} kB"), format!("{got} kB"));
         let rule = if all.hgm { HG_BYTES } else { O_STATUS_HUGETLB };
-        return Err(cx.broken(rule, "sum", want, got));
+        let label = "HugetlbPages".to_owned();
+        let status = Expectation::Status { proc, label, low: want - uncounted, high: want };
+        return Err(cx.broken(rule, "sum", text, got).expecting(status));
     }
     let locked = p.vmas.values().filter(|v| v.flags.locked && !v.is_hugetlb());
     let want: u64 = locked.map(|v| (v.end - v.start) >> 10).sum();
     let got = field(kb, "VmLck").unwrap_or(want);
     if got != want {
-        let (want, got) = (format!("VmLck {want} kB"), format!("{got} kB"));
-        return Err(cx.broken(O_VMLCK, "sum", want, got));
+        let (text, got) = (format!("VmLck {want} kB"), format!("{got} kB"));
+        let label = "VmLck".to_owned();
+        let status = Expectation::Status { proc, label, low: want, high: want };
+        return Err(cx.broken(O_VMLCK, "sum", text, got).expecting(status));
     }
     Ok(())
 }

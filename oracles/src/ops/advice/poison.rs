@@ -9,7 +9,7 @@ use crate::touch::{Access, Touch, touch};
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::Spot;
-use case::{Family, PageSize, Place, ProcId, Prot};
+use case::{Expectation, Family, PageSize, Place, ProcId, Prot};
 
 const THP: u64 = 2 << 20;
 /// A page of the range could not be had.
@@ -222,7 +222,8 @@ fn told(w: &World, cx: &Cx<'_>, hit: &[(u64, u8)], dirty: bool) -> Out {
         if !dirty || w.family == Family::U61 || !cx.ok() {
             return Ok(());
         }
-        return Err(cx.broken(A092, "no-signal", "SIGBUS BUS_MCEERR_AR", "no signal"));
+        let broken = cx.broken(A092, "no-signal", "SIGBUS BUS_MCEERR_AR", "no signal");
+        return Err(broken.expecting(Expectation::Beside { on: true }));
     };
     let right = (signal.signo, signal.code) == (7, 4)
         && hit.iter().any(|(_, shift)| *shift == signal.lsb)

@@ -11,7 +11,7 @@ use crate::touch::Touch;
 use crate::world::{Backing, Entry, ExpectedEvent, Node, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, event};
-use case::{MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures};
+use case::{Expectation, MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures};
 
 /// A call: rounded lengths and addresses.
 #[derive(Clone, Copy)]
@@ -197,7 +197,9 @@ fn move_to(w: &mut World, cx: &Cx<'_>, mut ask: Ask) -> Out {
     let long =
         (giant || ask.old_len > i32::MAX as u64) && cx.obs.status == Status::Err(ENOMEM as u16);
     if long && w.vma_at(cx.proc, ask.old).is_some_and(Vma::is_hugetlb) {
-        return Err(cx.broken(V043, "long-hugetlb:ok->ENOMEM", "ok", "ENOMEM"));
+        let succeeds = Expectation::Outcome(vec![Expectation::ANY_OK]);
+        let broken = cx.broken(V043, "long-hugetlb:ok->ENOMEM", "ok", "ENOMEM");
+        return Err(broken.expecting(succeeds));
     }
     let rule = if ask.dontunmap { V045 } else { V043 };
     carry_out(w, cx, &ask, dest, rule, read, late)

@@ -10,7 +10,7 @@ use crate::touch::{filled_body, mark_anon_vma, prepared, tag_body};
 use crate::world::{Backing, Entry, Node, Slot, Vma, World, fitting};
 use case::limits::PAGE;
 use case::observation::{FIELD_UNTOUCHED, Output, Status};
-use case::{Bytes, Family, FillFlags, Op, Place, ProcId, UffdModes};
+use case::{Bytes, Expectation, Family, FillFlags, Op, Place, ProcId, UffdModes};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fill {
@@ -174,7 +174,8 @@ fn field(cx: &Cx<'_>, want: i64) -> Out {
         _ => "bytes",
     };
     let class = format!("field:{}->{}", sort(want), sort(got));
-    Err(cx.broken(U_FIELD, &class, format!("field {}", text(want)), text(got)))
+    let broken = cx.broken(U_FIELD, &class, format!("field {}", text(want)), text(got));
+    Err(broken.expecting(Expectation::Field(want)))
 }
 
 fn stopped_at(cx: &Cx<'_>, done: u64) -> bool {
