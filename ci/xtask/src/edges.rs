@@ -9,13 +9,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["case"]),
     ("generators", &["case"]),
     ("oracles", &["case"]),
+    ("reproducers", &["case"]),
     ("agent", &["case"]),
     ("vm", &["case"]),
     ("vmimages", &["case"]),
     ("coverage", &[]),
     ("reports", &["case", "store", "generators", "oracles", "vm"]),
     ("hub", &["case", "store", "generators", "oracles", "vm"]),
-    ("harness", &["case", "store", "generators", "oracles", "vm", "vmimages", "reports", "hub"]),
+    (
+        "harness",
+        &[
+            "case",
+            "store",
+            "generators",
+            "oracles",
+            "reproducers",
+            "vm",
+            "vmimages",
+            "reports",
+            "hub",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
