@@ -337,17 +337,28 @@ pub struct RunArgs {
 /// Replay a finding or a program many times, each in a fresh child; print k of n.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm repro h-080-continue --times 20\n  hgm repro \
-                        corpus/seeds/postcopy-2m.hgm --times 5 --kernel debian-6.1\n\n\
+                        corpus/seeds/postcopy-2m.hgm --times 5 --kernel debian-6.1\n  hgm repro \
+                        h-080-continue --c h080.c\n  hgm repro h080.c --kernel debian-6.12\n\n\
                         Ends with 100 if it showed at least once.")]
 pub struct ReproArgs {
-    /// Finding (its folder, or its name in any run, or the shortest unique prefix), or a program
-    /// file.
-    #[arg(value_name = "ID|FILE")]
-    pub target: String,
+    /// Finding (its folder, or its name in any run, or the shortest unique prefix), a program
+    /// file, or a C file that was written before.
+    #[arg(value_name = "ID|FILE", required_unless_present = "c")]
+    pub target: Option<String>,
     /// How often.
     #[arg(long, value_name = "N", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub times: u32,
+    /// Write one C file that shows it by itself, build it with gcc and run it in a VM [default:
+    /// repro.c beside the finding, or NAME.c here].
+    #[arg(long, value_name = "OUT.c", num_args = 0..=1)]
+    pub c: Option<Option<PathBuf>>,
+    /// The C file has the shape of a kernel selftest (TAP 13).
+    #[arg(long, requires = "c")]
+    pub selftest: bool,
+    /// What must show [default: what the finding is, else the first that is not known].
+    #[arg(long, value_name = "SIGNATURE")]
+    pub signature: Option<String>,
     /// Registered kernel [default: the one the finding was seen on].
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,

@@ -438,6 +438,52 @@ fn run_and_regress_say_what_was_expected() {
     assert_eq!(home.run(&args).status.code(), Some(100));
 }
 
+/// C-30: COPY fills a private mapping beyond the end of its file.
+const BEYOND: &str = "hgm 1\nf0 = memfd\nftruncate file=f0 len=4M\nmmap at=r0 len=4M from=f0\n\
+    ftruncate file=f0 len=2M\nu0 = uffd features=missing_hugetlbfs\n\
+    register uffd=u0 at=r0 len=4M modes=missing\ncopy uffd=u0 at=r0+2M len=2M\n";
+/// N04: a child's entry has the write protection of its parent's registration.
+const INHERITS: &str = "hgm 1\nmmap at=r0 len=2M page=2M\nwrite at=r0 len=4K\n\
+    u0 = uffd features=pagefault_flag_wp,wp_hugetlbfs_shmem handler=copy\n\
+    register uffd=u0 at=r0 len=2M modes=wp\nwriteprotect uffd=u0 at=r0 len=2M\n\
+    p1 = fork\np1: read at=r0 len=4K\n";
+
+#[test]
+fn a_c_file_shows_what_the_program_shows_and_nothing_else() {
+    let home = Home::new();
+    for (name, text, signature, bug, fine) in [
+        ("beyond", BEYOND, "U-036/copy/EFAULT->ok", "MAP_PRIVATE", "MAP_SHARED"),
+        (
+            "inherits",
+            INHERITS,
+            "O-006/read/private-2m-own:+wp",
+            "M(2), UFFDIO_WRITEPROTECT_MODE_WP);",
+            "M(2), 0);",
+        ),
+    ] {
+        let program = home.file(&format!("{name}.hgm"), text);
+        let file = format!("{name}.c");
+        let args =
+            ["repro", &program, "--c", &file, "--times", "2", "--set", "look=each", "--json"];
+        let out = home.run(&args);
+        let result = json(&out);
+        assert_eq!(out.status.code(), Some(100), "{result}");
+        assert_eq!(result["signature"], signature, "{result}");
+        assert_eq!((&result["shown"], &result["tried"]), (&2.into(), &2.into()), "{result}");
+        assert!(result["printed"].as_str().unwrap().contains("FAIL: it shows the bug"));
+
+        // The same expectation where nothing is wrong.
+        let path = home.0.path().join(&file);
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert!(written.contains(bug), "{written}");
+        std::fs::write(&path, written.replace(bug, fine)).unwrap();
+        let out = home.run(&["repro", &file, "--times", "1", "--json"]);
+        let result = json(&out);
+        assert_eq!(out.status.code(), Some(0), "{result}");
+        assert_eq!((&result["shown"], &result["tried"]), (&0.into(), &1.into()), "{result}");
+    }
+}
+
 /// N03 among lines that have nothing to do with it.
 const NOISY: &str = "hgm 1\n\
     # Noise.\n\

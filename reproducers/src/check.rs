@@ -1,8 +1,9 @@
 //! The expectation in C: what is told of it, and the function that looks.
 
 use crate::ops::Script;
-use crate::words::{self, errno, place, quoted};
+use crate::words::{self, bytes, errno, place, quoted};
 use crate::{Refused, Request};
+use case::Op;
 use case::expect::{Expectation, PoolCounter, SlotWanted, Wanted};
 use case::observation::{FIELD_UNTOUCHED, Word, event, pm};
 use case::program::{HANDLER_SERIAL, Tag};
@@ -409,12 +410,21 @@ fn mincore(script: &mut Script, proc: ProcId, at: Place, resident: bool) -> Resu
     script.regions.insert(at.region.0);
     script.parts.need("cannot");
     let page = Place { off: at.off / 4096 * 4096, ..at };
+    // The whole range in one call, as it was asked for: a kernel may be wrong in the middle only.
+    let lines = script.request.program.each_line();
+    let (start, len) = match lines.get(usize::from(script.request.line)) {
+        Some((_, _, Op::Observe { at, len, .. })) if at.region == page.region => (*at, len.0),
+        _ => (page, 4096),
+    };
+    let index = page.off.saturating_sub(start.off) / 4096;
     let body = format!(
-        "\tunsigned char byte;\n\n\tif (mincore(AT({}), 4096, &byte) == -1)\n\
+        "\tstatic unsigned char pages[{}];\n\n\tif (mincore(AT({}), {}, pages) == -1)\n\
          \t\tcannot(\"mincore: %s\", strerror(errno));\n\
-         \tsay(byte & 1 ? \"seen: resident\" : \"seen: not resident\");\n\
-         \treturn (byte & 1) == {};\n",
-        place(page),
+         \tsay(pages[{index}] & 1 ? \"seen: resident\" : \"seen: not resident\");\n\
+         \treturn (pages[{index}] & 1) == {};\n",
+        len.div_ceil(4096).max(index + 1),
+        place(start),
+        bytes(len),
         u8::from(resident)
     );
     let not = if resident { "" } else { "not " };

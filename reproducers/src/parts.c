@@ -160,7 +160,7 @@ static void on_late(int signo)
 
 static void limit_begin(void)
 {
-	struct sigaction action = { .sa_handler = on_late };
+	struct sigaction action = { .sa_handler = on_late, .sa_flags = SA_NODEFER };
 	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID };
 	struct itimerspec when = {
 		.it_value = { .tv_sec = 2 }, .it_interval = { .tv_nsec = 50000000 }

@@ -32,6 +32,10 @@ pub const EVENTS_MAX: usize = 256;
 pub const VIEW_PAGES_MAX: u32 = 64 << 10;
 /// Bytes in the name of an LKDTM crash type.
 pub const CRASH_TYPE_BYTES_MAX: usize = 64;
+/// Bytes of an executable a host may send to a guest.
+pub const BINARY_BYTES_MAX: usize = 3 << 20;
+/// Bytes of what such an executable prints that come back.
+pub const PRINTED_BYTES_MAX: usize = 64 << 10;
 /// Bytes told of the threads of a program that hangs.
 pub const STUCK_BYTES_MAX: usize = 16 << 10;
 /// Base page, in bytes.
@@ -42,3 +46,4 @@ pub const WORD_OFFSETS: [u64; 2] = [0, 4088];
 const _: () = assert!(ARENA_STRIDE > REGION_BYTES_MAX);
 const _: () = assert!(ARENA_BASE.is_multiple_of(1 << 30));
 const _: () = assert!(STEPS_MAX <= LINES_MAX);
+const _: () = assert!(BINARY_BYTES_MAX + PAGE as usize <= FRAME_BYTES_MAX);

@@ -91,6 +91,12 @@ pub enum ToGuest {
     /// From now on every run is measured with KCOV and its `Done` has a `Covered` before it.
     /// Without KCOV the list is empty.
     Cover(Ranges),
+    /// Run a static executable of at most [`crate::limits::BINARY_BYTES_MAX`] bytes as root; the
+    /// guest answers `Executed` within `seconds` and a little.
+    Execute {
+        binary: Vec<u8>,
+        seconds: u32,
+    },
 }
 
 /// How a program ended for the harness.
@@ -144,4 +150,21 @@ pub enum FromGuest {
         id: u64,
         cells: Vec<u32>,
     },
+    /// How an executable ended.
+    Executed {
+        end: ExecutableEnd,
+        /// What it printed, at most [`crate::limits::PRINTED_BYTES_MAX`].
+        printed: Vec<u8>,
+    },
+}
+
+/// How an executable ended in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecutableEnd {
+    Exit(u8),
+    Signal(i32),
+    /// It ran over its time and was killed.
+    Late,
+    /// It could not be started, with the errno.
+    NotRun(u16),
 }

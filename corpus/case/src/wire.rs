@@ -6,7 +6,8 @@
 
 use crate::cover::{CELLS_MAX, SYMBOL_BYTES_MAX, SYMBOLS_PER_PART};
 use crate::limits::{
-    EVENTS_MAX, FRAME_BYTES_MAX, LINES_MAX, RUNS_MAX, STUCK_BYTES_MAX, VIEW_PAGES_MAX,
+    EVENTS_MAX, FRAME_BYTES_MAX, LINES_MAX, PRINTED_BYTES_MAX, RUNS_MAX, STUCK_BYTES_MAX,
+    VIEW_PAGES_MAX,
 };
 use crate::link::{FromGuest, RunOutcome};
 use crate::observation::{Counters, LineObs, Observation, Output, View, VmaObs};
@@ -182,6 +183,9 @@ pub fn check_from_guest(message: &FromGuest) -> Result<(), WireError> {
             }
             RunOutcome::Refused(why) => cap("refusal", why.len(), STRING_BYTES_MAX),
         },
+        FromGuest::Executed { printed, .. } => {
+            cap("printed text", printed.len(), PRINTED_BYTES_MAX)
+        }
         FromGuest::Log(line) => cap("log line", line.len(), STRING_BYTES_MAX),
         FromGuest::Symbols { part, .. } => {
             cap("symbols", part.len(), SYMBOLS_PER_PART)?;

@@ -2,6 +2,7 @@
 
 pub mod bisect;
 pub mod build;
+pub mod c_file;
 pub mod completions;
 pub mod config;
 pub mod corpus;

@@ -1,6 +1,8 @@
-//! `hgm repro ID|FILE`: the program again and again, each time in a fresh child; says k of n.
+//! `hgm repro ID|FILE`: the program again and again, each time in a fresh child; says k of n. With
+//! `--c` what it showed becomes a C file; see `c_file`.
 
 use crate::cli::ReproArgs;
+use crate::commands::c_file;
 use crate::commands::run::read_program;
 use crate::context::Context;
 use crate::exit::{Exit, ExpectedError};
@@ -10,7 +12,7 @@ use crate::signals::Signals;
 use crate::symbols::{Symbols, Told, tell};
 use crate::term::{Tone, clean_str};
 use crate::triage::Sighting;
-use case::{Finding, Program};
+use case::{Finding, Profile, Program};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::{Findings, Runs};
@@ -21,20 +23,44 @@ const BOOTS_MAX: u32 = 3;
 
 pub fn run(args: &ReproArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let signals = Signals::watch()?;
-    let (program, finding, _) = target(&args.target, ctx)?;
+    let name = wanted(args)?;
+    if Path::new(&name).extension().is_some_and(|kind| kind == "c") && args.c.is_none() {
+        return c_file::run_existing(args, Path::new(&name), (ctx, &signals));
+    }
+    let (program, finding, folder) = target(&name, ctx)?;
     let kernel = guest::kernel(ctx, finding.as_ref().map(|f| f.kernel.as_str()))?;
     let dir = tempfile::Builder::new().prefix("hgm-repro-").tempdir()?;
     let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
-    let signature = finding.as_ref().map(|f| f.signature.clone());
+    let of_finding = || finding.as_ref().map(|f| f.signature.clone());
+    let signature = args.signature.clone().or_else(of_finding);
     let replay = Replay { key: 0, program, signature, times: args.times };
     let pool = Pool::start(&spec, 1)?;
     pool.order(0, Order::Replay(replay));
-    let ended = wait(&pool, ctx, &signals);
+    let mut profile = Profile::default();
+    let ended = wait(&pool, ctx, &signals, &mut profile);
     pool.close(Duration::from_secs(5));
     let Some(replayed) = ended? else {
         return Ok(if signals.code() == Some(143) { Exit::Terminated } else { Exit::Interrupted });
     };
-    report(&replayed, &kernel, ctx)
+    if args.c.is_none() {
+        return report(&replayed, &kernel, ctx);
+    }
+    let file = c_file::destination(args, folder.as_deref(), &name);
+    c_file::write(
+        args,
+        (&file, finding.as_ref()),
+        (&replayed, &profile),
+        (&kernel, &spec),
+        (ctx, &signals),
+    )
+}
+
+/// What is to be replayed. `--c ID` takes the name for the file's, and there is no other.
+fn wanted(args: &ReproArgs) -> Result<String, ExpectedError> {
+    let as_file = || args.c.as_ref()?.as_ref().map(|file| file.to_string_lossy().into_owned());
+    args.target.clone().or_else(as_file).ok_or_else(|| {
+        ExpectedError::usage("nothing is named", "hgm repro ID --c OUT.c, or hgm repro FILE --c")
+    })
 }
 
 /// What is to be replayed, and the folder of a finding: named by its folder, a program file, or a
@@ -54,7 +80,12 @@ pub fn target(
     Ok((Findings::read_program(&folder)?, Some(Findings::read(&folder)?), Some(folder)))
 }
 
-fn wait(pool: &Pool, ctx: &Context, signals: &Signals) -> Result<Option<Replayed>, ExpectedError> {
+fn wait(
+    pool: &Pool,
+    ctx: &Context,
+    signals: &Signals,
+    profile: &mut Profile,
+) -> Result<Option<Replayed>, ExpectedError> {
     loop {
         if signals.count() > 0 {
             return Ok(None);
@@ -66,6 +97,7 @@ fn wait(pool: &Pool, ctx: &Context, signals: &Signals) -> Result<Option<Replayed
                     ExpectedError::infrastructure("no VM boots", "try hgm doctor").cause(why)
                 );
             }
+            Ok(Event::Booted { profile: told, .. }) => *profile = *told,
             Ok(Event::Note(line)) => ctx.term.note(&clean_str(&line)),
             Ok(Event::BootFailed { why, .. }) => {
                 ctx.term.warn(&clean_str(&format!("boot failed: {why}")), "trying again");

@@ -228,6 +228,7 @@ impl Worker {
                     FromGuest::Ready(_)
                     | FromGuest::Executing { .. }
                     | FromGuest::Provoked { .. }
+                    | FromGuest::Executed { .. }
                     | FromGuest::Symbols { .. } => Ok(()),
                 }
             }

@@ -307,7 +307,12 @@ impl Vm {
             Some(FromGuest::Symbols { .. }) if !self.asked_symbols => {
                 return Err(Broken::Protocol("symbols nobody asked for".into()));
             }
-            Some(FromGuest::Symbols { .. } | FromGuest::Provoked { .. } | FromGuest::Log(_))
+            Some(
+                FromGuest::Symbols { .. }
+                | FromGuest::Provoked { .. }
+                | FromGuest::Executed { .. }
+                | FromGuest::Log(_),
+            )
             | None => {}
         }
         Ok(message)

@@ -5,6 +5,7 @@ mod board;
 mod canary;
 mod content;
 mod exec;
+mod executable;
 mod guard;
 mod handler;
 mod init;

@@ -4,7 +4,7 @@
 use crate::board::Board;
 use crate::init::Settings;
 use crate::link::Link;
-use crate::{kcov, provoke, sabotage, stuck, symbols, sys, worker};
+use crate::{executable, kcov, provoke, sabotage, stuck, symbols, sys, worker};
 use case::link::{FromGuest, RunOutcome, RunRequest, ToGuest};
 use case::profile::Profile;
 use case::wire::{self, Decoder};
@@ -116,6 +116,13 @@ impl Supervisor<'_> {
             ToGuest::Provoke(name) => {
                 let errno = provoke::provoke(&name);
                 self.say(&FromGuest::Provoked { errno });
+            }
+            ToGuest::Execute { binary, seconds } => {
+                // Nothing else runs beside it: counters and log are its own.
+                self.retire();
+                let (end, printed) = executable::run(&binary, seconds);
+                self.settings.restore();
+                self.say(&FromGuest::Executed { end, printed });
             }
             ToGuest::Poweroff => crate::init::power_off(),
             ToGuest::Symbols => self.say_symbols(),
