@@ -564,6 +564,7 @@ fn a_finding_marked_as_known_is_on_its_kernels_list() {
         class: "enodev".into(),
         expected: String::new(),
         observed: String::new(),
+        expectation: None,
     };
     let found = known.find(&case::Profile::default(), &violation);
     assert_eq!(found.map(|deviation| deviation.id.as_str()), Some("MY-1"));
