@@ -29,8 +29,9 @@ impl Violation {
         format!("{}/{}/{}", self.rule, self.op, self.class)
     }
     /// The same with what was expected as data.
-    pub fn expecting(self: Box<Self>, expectation: Expectation) -> Box<Self> {
-        Box::new(Violation { expectation: Some(expectation), ..*self })
+    pub fn expecting(mut self: Box<Self>, expectation: Expectation) -> Box<Self> {
+        self.expectation = Some(expectation);
+        self
     }
 }
 

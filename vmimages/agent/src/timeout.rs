@@ -10,10 +10,13 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// How often the watchdog looks.
 const TICK_MS: u64 = 20;
-/// Firings (one per [`EVERY_NS`]) after which unread events are drained, and all uffds closed.
+/// Firings after which unread events are drained, and all uffds closed.
 const DRAIN_AFTER: u32 = 3;
 const CLOSE_AFTER: u32 = 6;
-const EVERY_NS: u64 = 50_000_000;
+/// One firing per this part of an op's time: a kernel that is slow to do things is slow to take
+/// signals too, and a uffd that was closed too early is one that later ops miss.
+const EVERY_PART: u64 = 50;
+const EVERY_MIN_NS: u64 = 50_000_000;
 
 /// Starts the thread of this process.
 pub fn start(board: &'static Board) -> std::io::Result<()> {
@@ -67,11 +70,15 @@ fn fire(board: &Board, slot: &Watch, now: u64) {
     // The exchange makes sure that it is still the op that was late.
     let late = old != 0
         && old <= now
-        && slot.deadline.compare_exchange(old, now + EVERY_NS, SeqCst, SeqCst).is_ok();
+        && slot.deadline.compare_exchange(old, now + every_ns(board), SeqCst, SeqCst).is_ok();
     if late {
         break_off(board, slot);
     }
     slot.firing.store(0, SeqCst);
+}
+
+fn every_ns(board: &Board) -> u64 {
+    (board.timeout_ns.load(SeqCst) / EVERY_PART).max(EVERY_MIN_NS)
 }
 
 fn break_off(board: &Board, slot: &Watch) {
