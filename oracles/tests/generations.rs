@@ -18,7 +18,8 @@ fn row(begin: &str) -> Vec<&'static str> {
 
 #[test]
 fn every_way_stands_in_the_table() {
-    let rows: [(&str, &str, fn(Ways) -> bool); 7] = [
+    type Way = fn(Ways) -> bool;
+    let rows: [(&str, &str, Way); 7] = [
         ("what allows `UFFDIO_CONTINUE`", "the feature of the userfaultfd", |w| w.by_context),
         ("`UFFDIO_CONTINUE` of a piece under", "0, the rest stays marked", |w| w.markers_go_down),
         ("address of events", "base page", |w| w.base_addresses),
