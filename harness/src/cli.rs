@@ -5,6 +5,7 @@
 
 mod findings;
 mod gate;
+mod report;
 
 use crate::config::parse_duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use findings::*;
 pub use gate::*;
+pub use report::*;
 
 /// Fuzz and regression-test the huge page, userfaultfd and THP code of Linux kernels.
 #[derive(Debug, Parser)]
@@ -79,6 +81,7 @@ pub enum Verb {
     Bisect(BisectArgs),
     Findings(FindingsArgs),
     Report(ReportArgs),
+    Trend(TrendArgs),
     Corpus(CorpusArgs),
     Config(ConfigArgs),
     Completions(CompletionsArgs),
@@ -435,34 +438,9 @@ pub struct RegressArgs {
     /// Boot every VM instead of cloning one that booted.
     #[arg(long)]
     pub no_snapshot: bool,
-}
-
-/// Print what a run has kept, or what a kernel console says.
-#[derive(Clone, Debug, Args)]
-#[command(
-    group = clap::ArgGroup::new("what").required(true).args(["coverage", "console"]),
-    after_help = "Examples:\n  hgm report --coverage\n  hgm report --coverage 20261121 \
-                  --json | jq '.files[] | select(.blocks == 0)'\n  hgm report --console dmesg.txt \
-                  --kernel kasan-6.1\n  dmesg | hgm report --console -"
-)]
-pub struct ReportArgs {
-    /// Functions of the kernel that were reached, and that were not, by file.
-    #[arg(long)]
-    pub coverage: bool,
-    /// Kernel reports in a console log (`-` is stdin), or in what a finding has kept of one:
-    /// class, function to blame, signature, and the text with lines of source.
-    #[arg(long, value_name = "FILE|FINDING", conflicts_with = "run")]
-    pub console: Option<String>,
-    /// Run, by id or shortest unique prefix [default: the latest that has kept coverage].
-    #[arg(value_name = "RUN")]
-    pub run: Option<String>,
-    /// Name every function, not only counts.
-    #[arg(long, conflicts_with = "console")]
-    pub functions: bool,
-    /// Kernel whose vmlinux knows the lines [default: the finding's, or the only one of the
-    /// release the log names].
-    #[arg(long, value_name = "KERNEL", conflicts_with = "coverage")]
-    pub kernel: Option<String>,
+    /// Write the results as JUnit XML, too.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
 }
 
 /// List, show, add and verify programs of a corpus folder.
@@ -635,6 +613,7 @@ impl Verb {
             }
             Verb::Doctor(_)
             | Verb::Report(_)
+            | Verb::Trend(_)
             | Verb::Kernel(_)
             | Verb::Config(_)
             | Verb::Completions(_)

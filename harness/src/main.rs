@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here. Exit codes are in `exit`, texts in `cli`, the verbs in `commands`.
 
+mod about;
 mod assets;
 mod campaign;
 mod canary;
@@ -82,6 +83,7 @@ fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
         Verb::Shrink(args) => commands::shrink::run(args, ctx),
         Verb::Findings(args) => commands::findings::run(args, ctx),
         Verb::Report(args) => commands::report::run(args, ctx),
+        Verb::Trend(args) => commands::trend::run(args, ctx),
         Verb::Regress(args) => commands::regress::run(args, ctx),
         Verb::Gate(args) => commands::gate::run(args, ctx),
         Verb::Bisect(args) => commands::bisect::run(args, ctx),

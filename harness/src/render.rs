@@ -170,4 +170,29 @@ mod tests {
         assert_eq!(status(&Status::Err(22)), "EINVAL");
         assert_eq!(output(&Output::Field(case::observation::FIELD_UNTOUCHED)), "field untouched");
     }
+    #[test]
+    fn what_is_written_here_is_what_reports_read_back() {
+        let row = |line, ok: bool| Row {
+            line,
+            op: format!(
+                "mmap at=r{line} len=2M page=2M share=shared from=f0 populate=yes noreserve=yes"
+            ),
+            status: "EINVAL".into(),
+            output: "field 7".into(),
+            events: usize::from(!ok) * 3,
+            rules: vec!["M-001".into(), "M-002".into()],
+            expected: "ok 0 [M-001: mmap gives what it was asked for]".into(),
+            observed: if ok { String::new() } else { "EINVAL".into() },
+            ok,
+        };
+        let rows = [row(0, true), row(9, false), row(123, true)];
+        let read = reports::Compared::parse(&format!("title\n\n{}", table(&rows, true))).rows;
+        assert_eq!(read.len(), rows.len());
+        for (read, row) in read.iter().zip(&rows) {
+            let told = (read.line, &read.op, &read.expected, read.ok);
+            assert_eq!(told, (u32::from(row.line), &row.op, &row.expected, row.ok));
+            assert!(read.result.starts_with("EINVAL  field 7"), "{}", read.result);
+        }
+        assert_eq!((read[1].observed.as_str(), read[1].rules.as_str()), ("EINVAL", "M-001, M-002"));
+    }
 }

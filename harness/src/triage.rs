@@ -43,6 +43,8 @@ pub struct Judged {
     pub sightings: Vec<Sighting>,
     /// Mapping states reached, for the feedback.
     pub states: BTreeSet<u64>,
+    /// Op, sort of entry it met, sort it left; for the report.
+    pub steps: Vec<(&'static str, String, String)>,
     /// Ops that ran.
     pub ops: u32,
     /// Of them, those that waited until they were broken off.
@@ -96,6 +98,7 @@ pub fn judge(program: &Program, outcome: RunOutcome, profile: &Profile, known: &
     let judge_nanos = start.elapsed().as_nanos() as u64;
     let mut judged = Judged {
         states: report.states,
+        steps: report.steps,
         ops: report.ops,
         judge_nanos,
         guest_nanos: seen.nanos,

@@ -35,6 +35,8 @@ fn help_is_there_for_every_verb_and_shows_examples() {
         "findings mark",
         "findings merge",
         "findings split",
+        "report",
+        "trend",
         "corpus list",
         "corpus show",
         "corpus add",

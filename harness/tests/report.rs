@@ -1,5 +1,5 @@
-//! `hgm report` as a user calls it: console logs against a small ELF file the compiler makes, and
-//! coverage of runs written by hand. No VM is started here.
+//! `hgm report` and `hgm trend` as a user calls them: console logs against a small ELF file the
+//! compiler makes, and runs written by hand. No VM is started here.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,9 @@ mod elf;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod support;
 
+use case::{Finding, FindingState, Source};
 use std::fs;
+use store::{Counters, Evidence, RunMeta, Runs};
 use support::{Place, fake_kernel};
 
 const KERNEL: &str = "6.1.0-test";
@@ -79,7 +81,7 @@ fn a_log_of_no_known_kernel_is_read_all_the_same() {
     let named = place.hgm(&["report", "--console", "other.txt", "--kernel", "6.2"]);
     assert_eq!(named.code, 3);
     assert_eq!(place.hgm(&["report", "--console", "nope"]).code, 3);
-    assert_eq!(place.hgm(&["report"]).code, 2);
+    assert_eq!(place.hgm(&["report"]).code, 3);
     assert_eq!(place.hgm(&["report", "--coverage", "--console", "x"]).code, 2);
 }
 
@@ -138,4 +140,150 @@ fn coverage_is_of_the_newest_run_that_has_some() {
     let named = place.hgm(&["report", "--coverage", "20260103"]);
     assert_eq!(named.code, 3);
     assert!(named.stderr.contains("20260103-000000-cccc"), "{}", named.stderr);
+}
+
+/// A run of the store's own making with two findings; gives its id. `secret` is under embargo.
+fn kept(place: &Place, seed: u64, secret: bool) -> String {
+    let run = Runs::of(&place.path("home")).create(seed).unwrap();
+    let mut journal = run.journal().unwrap();
+    let meta = RunMeta {
+        kernel: "debian-6.1".into(),
+        profile: "default".into(),
+        seed,
+        version: "0.1.0".into(),
+        command: vec!["hgm".into(), "fuzz".into()],
+        started: "2026-11-21T19:40:11Z".into(),
+    };
+    journal.begin(&meta).unwrap();
+    let counters = Counters { elapsed_ms: 9000, programs: 90 + seed, ..Counters::default() };
+    journal.count(&counters).unwrap();
+    journal.set_note("summary", "{\"seconds\":9.5,\"programs\":90,\"profile\":\"U61\"}").unwrap();
+    journal.set_note("exit", "100").unwrap();
+    let mut findings = run.findings().unwrap();
+    let program = case::text::parse("hgm 1\n\nmmap at=r0 len=2M\n").unwrap();
+    for (signature, embargo) in [("A-003/madvise/told", false), ("refcount/-/untold", secret)] {
+        let finding = Finding {
+            signature: signature.into(),
+            title: format!("title of {signature}\u{1b}[2J"),
+            source: Source::Oracle,
+            state: FindingState::Confirmed,
+            known: None,
+            kernel: "debian-6.1".into(),
+            seed,
+            reproduced: (4, 5),
+            elsewhere: None,
+            count: 2,
+            violation: None,
+            embargo,
+            replay: "hgm repro x".into(),
+        };
+        let evidence = Evidence {
+            program: &program,
+            compared: "!   0  mmap at=r0 len=2M  EINVAL\n         expected  ok 0\n",
+            console: b"\xff<script>\n",
+            report: "",
+            kernel: &serde_json::json!({}),
+        };
+        let slug = findings.record(&finding, evidence).unwrap().slug;
+        journal.index_finding(&slug, &finding).unwrap();
+    }
+    run.id
+}
+
+#[test]
+fn a_run_is_told_in_every_form_and_an_embargo_holds() {
+    let place = Place::new();
+    let id = kept(&place, 1, true);
+    let out = place.hgm(&["report"]);
+    assert_eq!((out.code, out.stderr.as_str()), (0, ""));
+    assert!(out.stdout.starts_with("1 new finding confirmed"), "{}", out.stdout);
+    assert!(out.stdout.contains(&id) && out.stdout.contains("A-003/madvise/told"));
+    assert!(out.stdout.contains("withheld") && !out.stdout.contains("untold"));
+    assert!(!out.stdout.contains('\u{1b}'));
+
+    let forms = ["html", "json", "junit", "sarif", "md", "github", "gitlab"];
+    let args = forms.iter().flat_map(|form| ["--export".to_owned(), format!("{form}=out.{form}")]);
+    let args: Vec<String> =
+        ["report".to_owned(), "latest".to_owned()].into_iter().chain(args).collect();
+    let out = place.hgm(&args);
+    assert_eq!((out.code, out.stdout.as_str()), (0, ""));
+    assert!(out.stderr.contains("1 finding(s) withheld"), "{}", out.stderr);
+    for form in forms {
+        let text = fs::read_to_string(place.path(&format!("out.{form}"))).unwrap();
+        assert!(text.contains("A-003/madvise/told") || form == "md", "{form}");
+        assert!(!text.contains("untold") && !text.contains('\u{1b}'), "{form}");
+    }
+    assert!(
+        fs::read_dir(place.root())
+            .unwrap()
+            .all(|entry| { !entry.unwrap().file_name().to_string_lossy().starts_with(".hgm-tmp") })
+    );
+    let json = place.hgm(&["report", &id, "--json"]).json();
+    assert_eq!((&json["v"], &json["withheld"]), (&1.into(), &1.into()));
+    let html = place.hgm(&["report", "--export", "html=-"]);
+    assert!(html.stdout.starts_with("<!doctype html>"));
+}
+
+#[test]
+fn what_is_marked_in_one_run_is_withheld_in_all() {
+    let place = Place::new();
+    let first = kept(&place, 1, true);
+    let second = kept(&place, 2, false);
+    for run in [&first, &second] {
+        let out = place.hgm(&["report", run, "--export", "json=-"]);
+        assert!(!out.stdout.contains("untold"), "{run}");
+    }
+    let diff = place.hgm(&["report", "--diff", &first, &second]);
+    assert_eq!(diff.code, 0, "{}", diff.stderr);
+    assert!(diff.stdout.contains("findings of both: 1") && !diff.stdout.contains("untold"));
+    let trend = place.hgm(&["trend"]);
+    assert_eq!(trend.code, 0, "{}", trend.stderr);
+    assert!(trend.stdout.starts_with("2 run(s) of debian-6.1"), "{}", trend.stdout);
+    let json = place.hgm(&["trend", "--last", "1", "--json"]).json();
+    assert_eq!(json["runs"].as_array().unwrap().len(), 1);
+    assert_eq!(json["runs"][0]["run"], second);
+    let html = place.hgm(&["trend", "--export", "html=trend.html"]);
+    assert_eq!((html.code, html.stdout.as_str()), (0, ""));
+    assert!(fs::read_to_string(place.path("trend.html")).unwrap().contains(&first));
+}
+
+#[test]
+fn bad_exports_are_refused_and_nothing_is_replaced() {
+    let place = Place::new();
+    for args in [["report", "--export", "json=x"], ["trend", "--export", "html=x"]] {
+        let out = place.hgm(&args);
+        assert_eq!(out.code, 3);
+        assert!(
+            out.stderr.contains("no run yet") && out.stderr.contains("help: "),
+            "{}",
+            out.stderr
+        );
+    }
+    kept(&place, 1, false);
+    let code = |args: &[&str]| place.hgm(args).code;
+    assert_eq!(code(&["report", "--export", "pdf=x"]), 2);
+    assert_eq!(code(&["report", "--export", "html"]), 2);
+    assert_eq!(code(&["report", "--export", "html=x", "--export", "json=x"]), 2);
+    assert_eq!(code(&["report", "--export", "html=-", "--export", "json=-"]), 2);
+    assert_eq!(code(&["report", "--export", "html=/dev/null"]), 3);
+    assert_eq!(code(&["report", "--export", "html=no/such/folder/x"]), 3);
+    assert_eq!(code(&["report", "nope", "--export", "html=x"]), 3);
+    assert_eq!(code(&["report", "--diff", "latest"]), 2);
+    assert_eq!(code(&["report", "--functions"]), 2);
+    assert_eq!(code(&["trend", "--export", "sarif=x"]), 2);
+    assert!(!place.path("x").exists());
+}
+
+#[test]
+fn a_run_without_a_journal_is_told_as_such() {
+    let place = Place::new();
+    run(&place, "20260101-000000-aaaa", false);
+    let out = place.hgm(&["report", "20260101", "--export", "html=-"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(out.stdout.contains("has no journal"));
+    fs::write(place.path("home/runs/20260101-000000-aaaa/journal.sqlite"), "not a database")
+        .unwrap();
+    let out = place.hgm(&["report"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(out.stdout.contains("note: "), "{}", out.stdout);
 }

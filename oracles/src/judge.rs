@@ -25,6 +25,8 @@ pub struct Report {
     pub known: Vec<(Violation, String)>,
     /// Mapping-state feedback: hashed (op, state before, state after, uffd modes).
     pub states: BTreeSet<u64>,
+    /// Of each line judged exactly: op, sort of entry it met, sort it left. For people.
+    pub steps: Vec<(&'static str, String, String)>,
     /// Lines judged.
     pub ops: u32,
     /// Why only invariants were judged from some line on.
@@ -73,6 +75,7 @@ struct Walk<'a> {
     obs: &'a Observation,
     world: World,
     states: BTreeSet<u64>,
+    steps: Vec<(&'static str, String, String)>,
     notes: Vec<LineVerdict>,
     line: u16,
 }
@@ -84,6 +87,7 @@ impl<'a> Walk<'a> {
             obs,
             world: World::new(profile, &obs.before, mutant),
             states: BTreeSet::new(),
+            steps: Vec::new(),
             notes: Vec::new(),
             line: 0,
         }
@@ -109,6 +113,7 @@ impl<'a> Walk<'a> {
             verdict,
             known: found,
             states: self.states,
+            steps: self.steps,
             ops: u32::from(self.line),
             blurred: self.world.blurred,
         };
@@ -141,7 +146,9 @@ impl<'a> Walk<'a> {
         if let (Some(place), Some(before)) = (place, before) {
             let after = state_class(&self.world, proc, place);
             let class = crate::step::status_class(&obs.status);
-            self.states.insert(hash(&[op.kind().spec().name, &class, &before, &after]));
+            let name = op.kind().spec().name;
+            self.states.insert(hash(&[name, &class, &before.whole(), &after.whole()]));
+            self.steps.push((name, before.sort, after.sort));
         }
         Ok(())
     }
@@ -553,10 +560,26 @@ fn place_of(op: &Op) -> Option<Place> {
 }
 
 /// Mapping state at a place, for feedback: entry class, modes, neighbours in other processes.
-fn state_class(w: &World, proc: ProcId, place: Place) -> String {
-    let Some(vma) = w.vma_at(proc, place.addr()) else { return "unmapped".into() };
+/// What an op meets, and leaves, at the place it names.
+struct Met {
+    /// The sort of the entry; "unmapped" if there is no mapping.
+    sort: String,
+    /// Everything else that counts as another state, with a slash before each part.
+    rest: String,
+}
+
+impl Met {
+    fn whole(&self) -> String {
+        format!("{}{}", self.sort, self.rest)
+    }
+}
+
+fn state_class(w: &World, proc: ProcId, place: Place) -> Met {
+    let Some(vma) = w.vma_at(proc, place.addr()) else {
+        return Met { sort: "unmapped".into(), rest: String::new() };
+    };
     let (unit, entry) = w.slot(proc, vma, place.addr());
-    let class = views::node_class(w, proc, vma, unit, entry);
+    let sort = views::node_class(w, proc, vma, unit, entry);
     let modes = vma.uffd.map(|(_, m)| m.0).unwrap_or(0);
     let maps = match entry.map(|e| e.slot) {
         Some(Slot::Page(b)) => w.mapcount(b).min(3),
@@ -569,7 +592,9 @@ fn state_class(w: &World, proc: ProcId, place: Place) -> String {
     if f.hgm {
         flags.push_str("hm");
     }
-    format!("{class}/{}/{modes}/{maps}/{part}/{flags}/{}", vma.prot.0, u8::from(proc.0 != 0))
+    let child = u8::from(proc.0 != 0);
+    let rest = format!("/{}/{modes}/{maps}/{part}/{flags}/{child}", vma.prot.0);
+    Met { sort, rest }
 }
 
 /// FNV-1a over the parts: stable over runs and versions.

@@ -29,8 +29,10 @@ impl Campaign<'_> {
         Ok(())
     }
 
+    /// Keeps what takes more than a row: coverage, and which op met which state.
     pub(super) fn keep_coverage(&mut self) -> anyhow::Result<()> {
         self.booked = Instant::now();
+        self.keeper.steps(&self.steps)?;
         match &self.book {
             Some(book) => Ok(self.keeper.coverage(&book.report())?),
             None => Ok(()),

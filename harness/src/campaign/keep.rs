@@ -8,14 +8,18 @@ use crate::symbols::{Symbols, tell};
 use crate::term::clean_str;
 use crate::triage::{self, Sighting};
 use case::{Elsewhere, Finding, FindingState, Profile, Program, Source};
+use reports::Steps;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use store::{Corpus, Counters, Evidence, Findings, Journal, RunDir, RunMeta};
 
 /// Inconclusive programs whose text is kept in the journal; the rest is only counted.
 const VOIDS_MAX: u32 = 200;
+/// Note of the journal: which op met which mapping state.
+const STEPS: &str = "steps";
 
 /// A kernel, as evidence of a finding needs it.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ pub struct Keeper {
     base: Counters,
     voids: u32,
     vm_restarts: u64,
+    begun: Instant,
 }
 
 impl Keeper {
@@ -67,6 +72,7 @@ impl Keeper {
             base,
             voids: 0,
             vm_restarts: 0,
+            begun: Instant::now(),
         })
     }
 
@@ -186,8 +192,38 @@ impl Keeper {
         self.event("inconclusive", &body)
     }
 
+    /// Every event says when it was, in milliseconds of campaign.
     fn event(&mut self, kind: &str, body: &serde_json::Value) -> store::Result<()> {
-        self.journal.event(kind, body).map(|_| ())
+        let mut body = body.clone();
+        body["ms"] = (self.base.elapsed_ms + self.begun.elapsed().as_millis() as u64).into();
+        self.journal.event(kind, &body).map(|_| ())
+    }
+
+    /// A point of the report's curves. Totals are those of the whole run.
+    pub fn sample(&mut self, figures: &Figures, rss_kib: u64, up: usize) -> store::Result<()> {
+        self.event(
+            "sample",
+            &json!({
+                "programs": self.base.programs + figures.programs,
+                "states": figures.states,
+                "corpus": figures.corpus,
+                "findings": figures.findings,
+                "inconclusive": self.base.inconclusive + figures.inconclusive,
+                "blocks": figures.blocks,
+                "rss_kib": rss_kib,
+                "up": up,
+            }),
+        )
+    }
+
+    /// Steps counted before this part of the run.
+    pub fn last_steps(&self) -> Steps {
+        let note = self.journal.note(STEPS).ok().flatten().unwrap_or_default();
+        serde_json::from_str(&note).map(|value| Steps::of_json(&value)).unwrap_or_default()
+    }
+
+    pub fn steps(&mut self, steps: &Steps) -> store::Result<()> {
+        self.journal.set_note(STEPS, &steps.to_json().to_string())
     }
 
     /// Saves a suspect, or what its replay changed; gives its id.

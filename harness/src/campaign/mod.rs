@@ -28,6 +28,7 @@ use crate::triage::{Cause, Sighting};
 use case::{FindingState, Profile, Program};
 use checks::{Checks, End};
 use feed::Phase;
+use reports::Steps;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -38,6 +39,10 @@ use store::Merges;
 const CHECKPOINT: Duration = Duration::from_secs(10);
 /// Time between two writings of the coverage file.
 const BOOKED: Duration = Duration::from_secs(60);
+/// Time between two points of the report's curves, while the run is young.
+const SAMPLE: Duration = Duration::from_secs(5);
+/// A run that lasts has fewer: no more than this many in its length so far.
+const SAMPLES: u32 = 1000;
 /// Boots that fail in a row, before any VM ever answered, until the campaign gives up.
 const BOOTS_AT_START: u32 = 3;
 /// Times a program is tried again after its VM died of something that was not its doing.
@@ -225,6 +230,9 @@ pub struct Campaign<'a> {
     book: Option<Book>,
     /// When coverage was last kept.
     booked: Instant,
+    sampled: Instant,
+    /// Which op met which mapping state, how often; over all parts of the run.
+    steps: Steps,
     unbooted: Option<Unbooted>,
     /// Ids of a gate's regressions that the new kernel has still to run.
     regressions: BTreeSet<String>,
@@ -246,6 +254,8 @@ struct Slot {
     load: usize,
     /// Replaying since.
     replaying: Option<Instant>,
+    /// Resident memory of its QEMU as last seen.
+    rss_kib: u64,
 }
 
 impl<'a> Campaign<'a> {
@@ -271,6 +281,7 @@ impl<'a> Campaign<'a> {
             programs: 0,
             states: BTreeSet::new(),
         });
+        let keeper_steps = keeper.last_steps();
         let mut campaign = Campaign {
             slots: slots.collect(),
             tiers: tiers.collect(),
@@ -288,6 +299,8 @@ impl<'a> Campaign<'a> {
             checkpointed: Instant::now(),
             book: plan.book.take(),
             booked: Instant::now(),
+            sampled: Instant::now(),
+            steps: keeper_steps,
             unbooted: None,
             regressions: plan.regressions().iter().map(case::wire::program_id).collect(),
             plan,
@@ -344,8 +357,19 @@ impl<'a> Campaign<'a> {
                 self.checkpoint()?;
             }
             let figures = self.figures();
+            self.sample(&figures)?;
             self.progress.status(&figures);
         }
+    }
+
+    /// Keeps a point of the curves when it is time.
+    fn sample(&mut self, figures: &Figures) -> anyhow::Result<()> {
+        if self.sampled.elapsed() < SAMPLE.max(self.start.elapsed() / SAMPLES) {
+            return Ok(());
+        }
+        self.sampled = Instant::now();
+        let up: Vec<u64> = self.slots.iter().filter(|s| s.up).map(|s| s.rss_kib).collect();
+        Ok(self.keeper.sample(figures, up.iter().sum(), up.len())?)
     }
 
     fn take(&mut self, event: Event) -> anyhow::Result<()> {
@@ -364,6 +388,7 @@ impl<'a> Campaign<'a> {
                 self.totals.ready_ms.push(ready_ms);
                 self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
                 self.slots[slot].up = true;
+                self.slots[slot].rss_kib = rss_kib;
                 let which = self.tier_name(slot);
                 self.progress.event(&format!("vm{slot}{which}: up after {ready_ms} ms, pid {pid}"));
                 self.progress.vm(slot, &format!("running{which}"));
@@ -496,6 +521,7 @@ impl<'a> Campaign<'a> {
         let Done { slot, job, judged, cells, rss_kib } = done;
         self.freed(slot);
         self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
+        self.slots[slot].rss_kib = rss_kib;
         self.totals.first.get_or_insert_with(|| self.start.elapsed());
         let tier = self.slots[slot].tier;
         if let Some(canary) = job.canary {
@@ -508,6 +534,9 @@ impl<'a> Campaign<'a> {
         self.totals.judged += u64::from(judged.judge_nanos > 0);
         if tier == CHECKING {
             self.tiers[tier].states.extend(&judged.states);
+        }
+        for (op, before, after) in &judged.steps {
+            self.steps.count(op, before, after);
         }
         let unseen = judged
             .sightings

@@ -1,5 +1,6 @@
 //! `hgm fuzz`: sets up a campaign, runs it, says what came of it.
 
+use crate::about;
 use crate::campaign::{Bench, CONFIRM_GRACE, Campaign, Keeper, Outcome, Plan, Summary, TierPlan};
 use crate::cli::{FuzzArgs, GuideChoice, Progress as Choice};
 use crate::context::Context;
@@ -68,7 +69,11 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
         tiers.push(TierPlan { kernel: kernel.id.clone(), pool, slots });
     }
     tiers[0].slots = ctx.config.jobs as usize - tiers.iter().map(|t| t.slots).sum::<usize>();
+    let run_path = run.path.clone();
     let mut keeper = Keeper::open(run, &meta, &corpus, benches)?;
+    for (note, value) in about::notes(ctx, &kernel, &tiers[0].pool.vm) {
+        keeper.note(note, &value.to_string())?;
+    }
     if let Some(kernel) = &checking {
         keeper.note(VERIFY, &kernel.id)?;
     }
@@ -96,7 +101,16 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let progress = Progress::new(&ctx.term, choice, ctx.config.jobs as usize);
     let suspects = keeper.suspects();
     let outcome = Campaign::start(plan, keeper, suspects, progress, &signals)?.run()?;
-    report(&outcome, ctx)
+    let ended = report(&outcome, ctx);
+    let exit = match &ended {
+        Ok(exit) => *exit,
+        Err(error) => error.downcast_ref::<ExpectedError>().map_or(Exit::Bug, |e| e.exit),
+    };
+    // For reports. That the run ended so is known already if this fails.
+    if let Ok(mut journal) = Journal::open(&run_path) {
+        let _ = journal.set_note("exit", &exit.code().to_string());
+    }
+    ended
 }
 
 /// What a run of this call on this kernel is.

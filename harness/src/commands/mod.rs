@@ -18,3 +18,4 @@ pub mod repro;
 pub mod run;
 pub mod selftest;
 pub mod shrink;
+pub mod trend;

@@ -55,6 +55,14 @@ struct Row {
     ok: bool,
 }
 
+impl Row {
+    fn case(&self) -> reports::Case {
+        let void = self.got.starts_with("inconclusive") || self.expected == "-";
+        let (name, expected) = (self.name.clone(), self.expected.clone());
+        reports::Case { name, expected, got: self.got.clone(), ok: self.ok, void }
+    }
+}
+
 pub fn run(args: &RegressArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let signals = Signals::watch()?;
     let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
@@ -89,6 +97,11 @@ pub fn run(args: &RegressArgs, ctx: &Context) -> anyhow::Result<Exit> {
     }
     ended?;
     let rows: Vec<Row> = rows.into_iter().flatten().collect();
+    if let Some(file) = &args.junit {
+        let cases: Vec<reports::Case> = rows.iter().map(Row::case).collect();
+        let text = reports::regress(&kernel.id, &cases);
+        super::report::export::write(file, text.as_bytes())?;
+    }
     Ok(report(&rows, &kernel.id, ctx))
 }
 

@@ -1,4 +1,8 @@
-//! `hgm report`: what a run has covered, or what a console log says, for people or as JSON.
+//! `hgm report`: a run in any form, two runs compared, what a run has covered, or what a console
+//! log says.
+
+pub mod export;
+pub mod gather;
 
 use crate::cli::ReportArgs;
 use crate::context::Context;
@@ -6,6 +10,7 @@ use crate::coverage::{self, FileRow, Report};
 use crate::exit::{Exit, ExpectedError};
 use crate::symbols::{Symbols, release, tell};
 use crate::term::{Tone, clean_str};
+use reports::{Diff, Run};
 use serde_json::json;
 use std::fmt::Write;
 use std::io::Read;
@@ -19,10 +24,56 @@ const LEAST: usize = 10;
 const CONSOLE_BYTES_MAX: u64 = 64 << 20;
 
 pub fn run(args: &ReportArgs, ctx: &Context) -> anyhow::Result<Exit> {
-    match &args.console {
-        Some(word) => console(word, args.kernel.as_deref(), ctx),
-        None => covered(args, ctx),
+    match (&args.console, args.diff.as_slice()) {
+        (Some(word), _) => console(word, args.kernel.as_deref(), ctx),
+        (None, [a, b]) => compared(a, b, ctx),
+        (None, _) if args.coverage => covered(args, ctx),
+        (None, _) => whole(args, ctx),
     }
+}
+
+/// One run, to the terminal or where the exports go.
+fn whole(args: &ReportArgs, ctx: &Context) -> anyhow::Result<Exit> {
+    export::check(&args.export, ctx.json)?;
+    let run = find(args.run.as_deref().unwrap_or("latest"), ctx)?;
+    let run = Run::of(gather::gather(&run, &gather::embargoed(ctx)?, true));
+    if ctx.json {
+        ctx.term.line(&reports::json(&run)?);
+    } else if args.export.is_empty() {
+        let text = reports::terminal(&run);
+        let tone = match run.verdict.tone {
+            reports::Tone::Good => Tone::Good,
+            reports::Tone::Bad => Tone::Bad,
+            reports::Tone::Warn | reports::Tone::Calm => Tone::Warn,
+        };
+        let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+        ctx.term.line(&ctx.term.paint(tone, first));
+        ctx.term.out(rest);
+    }
+    export::run(&args.export, &run, ctx)?;
+    Ok(Exit::Clean)
+}
+
+fn find(word: &str, ctx: &Context) -> Result<RunInfo, ExpectedError> {
+    let runs = Runs::of(&ctx.home);
+    if word == "latest" && runs.latest()?.is_none() {
+        let help = "hgm fuzz --kernel NAME --for 10m makes one";
+        return Err(ExpectedError::config("there is no run yet", help));
+    }
+    Ok(runs.find(word)?)
+}
+
+/// Two runs.
+fn compared(a: &str, b: &str, ctx: &Context) -> anyhow::Result<Exit> {
+    let (a, b) = (find(a, ctx)?, find(b, ctx)?);
+    let embargoed = gather::embargoed(ctx)?;
+    let [a, b] = [a, b].map(|run| Run::of(gather::gather(&run, &embargoed, false)));
+    let diff = Diff::of(&a, &b);
+    match ctx.json {
+        true => ctx.term.line(&reports::escape::json(&serde_json::to_string(&diff)?)),
+        false => ctx.term.out(&diff.text()),
+    }
+    Ok(Exit::Clean)
 }
 
 /// Kernel reports of a log or finding.

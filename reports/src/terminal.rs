@@ -1,0 +1,72 @@
+//! A run for a terminal of 80 columns: plain text, every guest character harmless. Colour is the
+//! caller's: the first line is the verdict.
+
+use crate::escape;
+use crate::run::{FindingPage, Run, state_word};
+use crate::words::{count, duration, grouped, rate, time};
+use case::FindingState;
+use std::fmt::Write;
+
+/// Known deviations in the list.
+const KNOWN_MAX: usize = 12;
+/// New findings in the list.
+const NEW_MAX: usize = 40;
+
+/// The text; ends with a newline.
+pub fn terminal(run: &Run) -> String {
+    let f = &run.figures;
+    let mut out = format!("{}\n{}\n\n", run.verdict.headline, run.verdict.evidence);
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<10} {}", escape::line(&value));
+    };
+    row("run", run.id.clone());
+    row("kernel", run.kernel.clone());
+    row("started", time(&run.started));
+    row("command", run.command.join(" "));
+    row("seed", run.seed.map_or("-".into(), |seed| seed.to_string()));
+    let speed = format!(
+        "{} in {} ({}/s), {} ops",
+        grouped(f.programs),
+        duration(f.seconds),
+        rate(f.programs_per_s),
+        grouped(f.ops)
+    );
+    row("programs", speed);
+    let entries = if f.corpus == 1 { "entry" } else { "entries" };
+    row("states", format!("{}, {} corpus {entries}", grouped(f.states), grouped(f.corpus)));
+    if let (Some(reached), Some(known)) = (f.functions_reached, f.functions_known) {
+        row("functions", format!("{} of {} reached", grouped(reached), grouped(known)));
+    }
+    let vms = f.vms.map_or("?".into(), grouped);
+    row("VMs", format!("{vms} started, {} died, {} never up", f.vms_lost, f.boots_failed));
+    let news = run.findings.iter().filter(|f| f.state != FindingState::Known);
+    list(&mut out, "new findings", news.collect(), NEW_MAX);
+    let known = run.in_state(FindingState::Known).collect();
+    list(&mut out, "known deviations", known, KNOWN_MAX);
+    if run.withheld > 0 {
+        let _ = writeln!(out, "\n{} withheld (embargo)", count(run.withheld.into(), "finding"));
+    }
+    for line in &run.trouble {
+        let _ = writeln!(out, "note: {}", escape::line(line));
+    }
+    let _ = writeln!(out, "\nhgm report {} --export html=report.html", run.id);
+    escape::terminal(&out)
+}
+
+fn list(out: &mut String, title: &str, findings: Vec<&FindingPage>, limit: usize) {
+    let _ = writeln!(out, "\n{title}: {}", findings.len());
+    for f in findings.iter().take(limit) {
+        let (shown, tried) = f.reproduced;
+        let how = match &f.known {
+            Some(id) => escape::line(id),
+            None => format!("{} {shown} of {tried}", state_word(f.state)),
+        };
+        let _ = writeln!(out, "  {how:<18} seen {:>5}  {}", f.count, escape::line(&f.signature));
+        if f.known.is_none() {
+            let _ = writeln!(out, "  {:<18} {}", "", escape::line(&f.replay));
+        }
+    }
+    if findings.len() > limit {
+        let _ = writeln!(out, "  and {} more", findings.len() - limit);
+    }
+}
