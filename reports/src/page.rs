@@ -82,7 +82,7 @@ pub fn facts(run: &Run) -> Vec<(&'static str, String)> {
             "accelerator" => "Accelerator",
             other => other,
         };
-        facts.extend(row.map(|row| (label, row[2].chars().take(40).collect())));
+        facts.extend(row.map(|row| (label, row[2].chars().take(24).collect())));
     }
     facts.retain(|(_, value)| !value.is_empty());
     facts
@@ -102,11 +102,11 @@ pub fn tiles(run: &Run) -> Vec<Tile> {
             "Mapping states",
             grouped(f.states),
             match f.transitions {
-                Some(steps) => format!("{} op and state steps", grouped(steps)),
+                Some(steps) => format!("{} op-state steps", grouped(steps)),
                 None => "distinct".into(),
             },
         ),
-        tile("Corpus", grouped(f.corpus), "programs that reached something new".into()),
+        tile("Corpus", grouped(f.corpus), "programs worth keeping".into()),
     ];
     if let (Some(reached), Some(known)) = (f.functions_reached, f.functions_known) {
         let sub = format!("of {} known ({:.0} %)", grouped(known), per(reached, known));
@@ -129,7 +129,7 @@ pub fn tiles(run: &Run) -> Vec<Tile> {
     tiles.push(tile("Inconclusive", grouped(f.inconclusive), share));
     let vms =
         f.vms.unwrap_or_else(|| run.vms.values().flatten().filter(|m| is_up(m)).count() as u64);
-    let died = format!("{} died, {} boots failed", f.vms_lost, f.boots_failed);
+    let died = format!("{} died, {} never came up", f.vms_lost, f.boots_failed);
     tiles.push(tile("VMs", grouped(vms), died));
     tiles
 }

@@ -15,7 +15,8 @@ const NEW_MAX: usize = 40;
 /// The text; ends with a newline.
 pub fn terminal(run: &Run) -> String {
     let f = &run.figures;
-    let mut out = format!("{}\n{}\n\n", run.verdict.headline, run.verdict.evidence);
+    let evidence = run.verdict.evidence.replace(", ", ",\n");
+    let mut out = format!("{}\n{}\n\n", run.verdict.headline, wrapped(&evidence));
     let mut row = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<10} {}", escape::line(&value));
     };
@@ -51,6 +52,25 @@ pub fn terminal(run: &Run) -> String {
     }
     let _ = writeln!(out, "\nhgm report {} --export html=report.html", run.id);
     escape::terminal(&out)
+}
+
+/// Lines of a text put together again, as many as fit into 80 columns.
+fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for piece in text.lines() {
+        let length = piece.chars().count();
+        if width > 0 && width + 1 + length > 80 {
+            out.push('\n');
+            width = 0;
+        } else if width > 0 {
+            out.push(' ');
+            width += 1;
+        }
+        out.push_str(piece);
+        width += length;
+    }
+    out
 }
 
 fn list(out: &mut String, title: &str, findings: Vec<&FindingPage>, limit: usize) {

@@ -18,6 +18,7 @@ pub fn duration(seconds: f64) -> String {
     let all = seconds.max(0.0).round() as u64;
     match all {
         0..=99 => format!("{all} s"),
+        100..=5999 if all.is_multiple_of(60) => format!("{} min", all / 60),
         100..=5999 => format!("{} min {:02} s", all / 60, all % 60),
         _ => format!("{} h {:02} min", all / 3600, all / 60 % 60),
     }
@@ -88,8 +89,8 @@ mod tests {
         assert_eq!(grouped(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!(grouped(999), "999");
         assert_eq!(
-            [duration(45.4), duration(570.0), duration(25_500.0)].join("|"),
-            "45 s|9 min 30 s|7 h 05 min"
+            [duration(45.4), duration(570.0), duration(600.2), duration(25_500.0)].join("|"),
+            "45 s|9 min 30 s|10 min|7 h 05 min"
         );
         assert_eq!(
             [short(0.5), short(950.0), short(12_000.0), short(3.4e6)].join(" "),

@@ -70,7 +70,7 @@ pub fn run(exports: &[Export], run: &Run, ctx: &Context) -> anyhow::Result<()> {
         };
         put(export, &text, ctx)?;
     }
-    if run.withheld > 0 {
+    if run.withheld > 0 && !exports.is_empty() {
         let note = format!("{} finding(s) withheld (embargo)", run.withheld);
         ctx.term.note(&note);
     }
