@@ -81,7 +81,7 @@ mod tests {
 
     const TEXT: &str = "M-002 at move_pages: x\nsignature  M-002/move_pages/x\nline       9 (move_pages)\n\
         expected   entry 4: ENOENT\nobserved   -14\n\n    0  mmap at=r0 len=2M                                         ok 0\n         expected  ok 0\n\
-        !   9  move_pages at=r0 len=24K                                  ok 0  nodes [0, -14]\n         expected  entry 4: ENOENT\n         observed  -14\n         rules     M-002\n \
+        !   9  move_pages at=r0 len=24K                                  ok 0  nodes [0, -14]\n         expected  entry 4: ENOENT\n         observed  -14\n         rules     M-002\n\x20 \
         100  p1: read at=r1+2M len=1234567890123456789012345678901234567890  EFAULT  (2 handler messages)\n";
 
     #[test]

@@ -81,6 +81,9 @@ impl Verdict {
             "inconclusive" => (Tone::Warn, "Inconclusive: too little evidence".to_owned()),
             "nothing-run" => (Tone::Warn, "No program was run".to_owned()),
             "infrastructure" => (Tone::Warn, "The host or its VMs failed".to_owned()),
+            "kernel-build" => {
+                (Tone::Bad, "The new kernel was not built, or does not boot".to_owned())
+            }
             "interrupted" => (Tone::Warn, "Interrupted; its books are closed".to_owned()),
             "clean" => (Tone::Good, "Nothing new: no finding that is not known".to_owned()),
             _ => (Tone::Bad, "Ended with a fault of hgm itself".to_owned()),
@@ -97,6 +100,7 @@ fn by_code(code: u8, f: &Figures) -> &'static str {
         5 => "inconclusive",
         75 => "infrastructure",
         100 => "finding",
+        101 => "kernel-build",
         102 => "canary-missed",
         // Who stopped it says nothing of what it found.
         130 | 143 if f.confirmed > 0 => "finding",

@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::symbols::Symbols;
 use crate::term::Tone;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use store::{Corpus, Journal, Merges, RunMeta, Runs};
 use vmimages::Kernel;
@@ -102,15 +103,19 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let suspects = keeper.suspects();
     let outcome = Campaign::start(plan, keeper, suspects, progress, &signals)?.run()?;
     let ended = report(&outcome, ctx);
-    let exit = match &ended {
+    keep_exit(&run_path, &ended);
+    ended
+}
+
+/// Puts down how a run ended, for reports. Who waits for it knows already if this fails.
+pub(super) fn keep_exit(run: &Path, ended: &anyhow::Result<Exit>) {
+    let exit = match ended {
         Ok(exit) => *exit,
         Err(error) => error.downcast_ref::<ExpectedError>().map_or(Exit::Bug, |e| e.exit),
     };
-    // For reports. That the run ended so is known already if this fails.
-    if let Ok(mut journal) = Journal::open(&run_path) {
+    if let Ok(mut journal) = Journal::open(run) {
         let _ = journal.set_note("exit", &exit.code().to_string());
     }
-    ended
 }
 
 /// What a run of this call on this kernel is.

@@ -2,6 +2,7 @@
 //! base, and says what came of it. Which finding counts and which evidence is enough is the business
 //! of `gate`.
 
+use crate::about;
 use crate::campaign::{Campaign, Keeper, Outcome, Plan, Suspect, TierPlan, Unbooted, Versus};
 use crate::cli::{GateArgs, Progress as Choice};
 use crate::commands::{build, fuzz, regress};
@@ -89,7 +90,9 @@ pub fn run(args: &GateArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let slots = plan.tiers.iter().map(|tier| tier.slots).sum();
     let progress = Progress::new(&ctx.term, choice, slots);
     let outcome = Campaign::start(plan, keeper, Vec::new(), progress, &signals)?.run()?;
-    shop.report(&outcome, versus, !focus.is_empty(), start.elapsed())
+    let ended = shop.report(&outcome, versus, !focus.is_empty(), start.elapsed());
+    fuzz::keep_exit(Path::new(&outcome.summary.run), &ended);
+    ended
 }
 
 /// A registered kernel; one of Debian's is fetched if it is not there.
@@ -166,6 +169,9 @@ impl Shop<'_> {
         let corpus = ctx.config.corpus.clone().unwrap_or_else(|| run.path.join("corpus"));
         let mut keeper = Keeper::open(run, &fuzz::meta(ctx, new, seed), &corpus, benches)?;
         keeper.note("base", &base.id)?;
+        for (note, value) in about::notes(ctx, new, &pool.vm) {
+            keeper.note(note, &value.to_string())?;
+        }
         let slots = (ctx.config.jobs as usize).saturating_sub(1).max(1);
         let tier =
             |kernel: &Kernel, pool, slots| TierPlan { kernel: kernel.id.clone(), pool, slots };
