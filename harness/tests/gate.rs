@@ -19,7 +19,7 @@ const NOT_KNOWN: &str = "[[deviation]]\nid = \"N03\"\nfamilies = []\nsignatures 
 /// Changes what every program with a huge page runs, and what none does.
 const PATCH: &str = "--- a/mm/hugetlb.c\n+++ b/mm/hugetlb.c\n\
     @@ -10,2 +10,3 @@ vm_fault_t hugetlb_fault(struct mm_struct *mm,\n \tx;\n+\ty;\n \tz;\n\
-    @@ -90,2 +91,3 @@ static int demote_pool_huge_page(struct hstate *h,\n \tx;\n+\ty;\n \tz;\n";
+    @@ -90,2 +91,3 @@ void hugetlb_show_meminfo_node(int nid)\n \tx;\n+\ty;\n \tz;\n";
 
 /// Two regressions: one passes everywhere, one shows N03 on 6.1.
 fn place() -> Home {
@@ -82,7 +82,7 @@ fn a_kernel_against_itself_is_clean_and_says_what_that_stands_on() {
         functions["reached"].as_array().unwrap().contains(&"hugetlb_fault".into()),
         "{functions}"
     );
-    assert_eq!(functions["not_reached"], value!(["demote_pool_huge_page"]));
+    assert_eq!(functions["not_reached"], value!(["hugetlb_show_meminfo_node"]));
     assert_eq!(notes(&result, "known"), [format!("\"{N03}\"")]);
     // The result stays with the run.
     let journal = store::Journal::view(&home.the_run()).unwrap();

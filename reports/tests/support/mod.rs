@@ -24,6 +24,7 @@ pub fn finding(signature: &str, state: FindingState) -> KeptFinding {
         class: "x".into(),
         expected: "entry 4: ENOENT [M-002: node of a moved page, -ENOENT for nothing there]".into(),
         observed: "-14".into(),
+        expectation: None,
     };
     KeptFinding {
         slug: signature.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
@@ -72,6 +73,7 @@ pub fn hostile() -> KeptFinding {
         class: HOSTILE.into(),
         expected: HOSTILE.into(),
         observed: HOSTILE.into(),
+        expectation: None,
     });
     kept.program = format!("hgm 1\n# {HOSTILE}\nmmap at=r0 len=2M\n");
     kept.small = kept.program.clone();
