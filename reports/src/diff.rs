@@ -130,7 +130,8 @@ fn difference(a: &BTreeSet<String>, b: &BTreeSet<String>) -> Vec<String> {
 }
 
 fn figures(a: &Run, b: &Run) -> Vec<(String, String, String)> {
-    let rows: [(&str, fn(&Run) -> String); 12] = [
+    type Figure = fn(&Run) -> String;
+    let rows: [(&str, Figure); 12] = [
         ("verdict", |r| r.verdict.word.clone()),
         ("kernel", |r| r.kernel.clone()),
         ("seed", |r| r.seed.map_or("-".into(), |seed| seed.to_string())),

@@ -227,7 +227,7 @@ fn unescaped(text: &str) -> Result<String, String> {
 
 fn read_element(text: &str) -> Result<(Element, &str), String> {
     let text = text.trim_start().strip_prefix('<').ok_or("no element")?;
-    let end = text.find(|c: char| c == ' ' || c == '>' || c == '/').ok_or("no name")?;
+    let end = text.find([' ', '>', '/']).ok_or("no name")?;
     let (name, mut rest) = text.split_at(end);
     let mut element = Element {
         name: name.to_owned(),
