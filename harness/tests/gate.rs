@@ -19,7 +19,7 @@ const NOT_KNOWN: &str = "[[deviation]]\nid = \"N03\"\nfamilies = []\nsignatures 
 /// Changes what every program with a huge page runs, and what none does.
 const PATCH: &str = "--- a/mm/hugetlb.c\n+++ b/mm/hugetlb.c\n\
     @@ -10,2 +10,3 @@ vm_fault_t hugetlb_fault(struct mm_struct *mm,\n \tx;\n+\ty;\n \tz;\n\
-    @@ -90,2 +91,3 @@ static int demote_pool_huge_page(struct hstate *h,\n \tx;\n+\ty;\n \tz;\n";
+    @@ -90,2 +91,3 @@ int hugetlb_report_node_meminfo(char *buf, int len, int nid,\n \tx;\n+\ty;\n \tz;\n";
 
 /// Two regressions: one passes everywhere, one shows N03 on 6.1.
 fn place() -> Home {
@@ -82,8 +82,8 @@ fn a_kernel_against_itself_is_clean_and_says_what_that_stands_on() {
         functions["reached"].as_array().unwrap().contains(&"hugetlb_fault".into()),
         "{functions}"
     );
-    assert_eq!(functions["not_reached"], value!(["demote_pool_huge_page"]));
-    assert_eq!(notes(&result, "known"), [format!("\"{N03}\"")]);
+    assert_eq!(functions["not_reached"], value!(["hugetlb_report_node_meminfo"]));
+    assert!(notes(&result, "known").contains(&format!("\"{N03}\"")), "{result}");
     // The result stays with the run.
     let journal = store::Journal::view(&home.the_run()).unwrap();
     let kept: Value = serde_json::from_str(&journal.note("gate").unwrap().unwrap()).unwrap();
@@ -146,16 +146,17 @@ fn a_new_kernel_that_does_not_boot_shows_its_console() {
     manifest["id"] = "mute-6.1".into();
     manifest["modules"] = value!([]);
     std::fs::write(mute.join("kernel.json"), manifest.to_string()).unwrap();
-    let out = gate(
-        &home,
-        &one,
-        "mute-6.1",
-        &["--no-snapshot", "--budget", "1h", "--set", "boot_timeout_s=600"],
-    );
+    // Its base has a golden VM before time is short.
+    let ready = home.run(&["run", &home.file("a.hgm", PASSES), "--kernel", &one]);
+    assert_eq!(ready.status.code(), Some(0), "{}", said(&ready));
+    let short = ["--budget", "1h", "--set", "boot_timeout_s=10"];
+    let out = gate(&home, &one, "mute-6.1", &short);
     let error = json(&out);
     assert_eq!(out.status.code(), Some(101), "{error} {}", said(&out));
     let text = error.to_string();
     assert!(text.contains("the new kernel does not boot, and its base does"), "{text}");
     // The kernel's own words, and where the rest of them is.
-    assert!(text.contains("| [ ") && text.contains("vm0/console.log"), "{text}");
+    let cause = error["cause"].as_str().unwrap();
+    assert!(cause.contains("\n  | ") && cause.contains("nokaslr"), "{cause}");
+    assert!(text.contains("vm0/console.log"), "{text}");
 }
