@@ -83,7 +83,7 @@ fn a_kernel_against_itself_is_clean_and_says_what_that_stands_on() {
         "{functions}"
     );
     assert_eq!(functions["not_reached"], value!(["hugetlb_show_meminfo_node"]));
-    assert_eq!(notes(&result, "known"), [format!("\"{N03}\"")]);
+    assert!(notes(&result, "known").contains(&format!("\"{N03}\"")), "{result}");
     // The result stays with the run.
     let journal = store::Journal::view(&home.the_run()).unwrap();
     let kept: Value = serde_json::from_str(&journal.note("gate").unwrap().unwrap()).unwrap();
