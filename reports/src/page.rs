@@ -12,6 +12,8 @@ const ROWS_MAX: usize = 1000;
 const PAGES_BYTES_MAX: usize = 900 << 10;
 /// Pages that are open at first.
 const OPEN_MAX: usize = 5;
+/// Characters of a result in the table of ops; all of it is in the finding's folder.
+const RESULT_MAX: usize = 160;
 /// Files of the coverage table.
 const FILES_MAX: usize = 40;
 /// Deaths that are listed.
@@ -296,6 +298,16 @@ pub fn provenance(run: &Run) -> Vec<(&str, Vec<&[String; 4]>)> {
         }
     }
     groups
+}
+
+/// A result in a table cell: a list of a thousand equal numbers helps nobody.
+pub fn brief(result: &str) -> String {
+    if result.chars().count() <= RESULT_MAX {
+        return result.to_owned();
+    }
+    let mut out: String = result.chars().take(RESULT_MAX).collect();
+    out.push_str(" \u{2026}");
+    out
 }
 
 /// "3 findings".
