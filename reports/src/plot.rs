@@ -15,7 +15,7 @@ const HITS_MAX: usize = 60;
 const LANES_MAX: usize = 16;
 /// Rows and columns of a heat map; what is rarer is summed up in the last one.
 const ROWS_MAX: usize = 48;
-const COLUMNS_MAX: usize = 18;
+const COLUMNS_MAX: usize = 15;
 
 const WIDTH: f64 = 360.0;
 const LEFT: f64 = 42.0;
@@ -253,15 +253,15 @@ pub fn heat(label: &str, counts: &BTreeMap<(String, String), u64>) -> Option<Str
         *cells.entry(at).or_default() += times;
     }
     let most = cells.values().copied().max().unwrap_or(1).max(2) as f64;
-    let (left, size, top) = (104.0, 14.0, 112.0);
+    let (left, size, top) = (108.0, 14.0, 116.0);
     let height = top + size * rows.len() as f64 + 4.0;
     let mut out =
         format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=img><title>{}</title>", xml(label));
     for (at, name) in columns.iter().enumerate() {
-        let x = left + size * (at as f64 + 0.5) + 3.0;
+        let x = left + size * (at as f64 + 0.5) + 4.0;
         let _ = write!(
             out,
-            "<text class=tick transform=\"translate({x:.1} {:.1}) rotate(-62)\">{}</text>",
+            "<text class=tick transform=\"translate({x:.1} {:.1}) rotate(-72)\">{}</text>",
             top - 5.0,
             xml(&clipped(name, 22))
         );
@@ -273,7 +273,7 @@ pub fn heat(label: &str, counts: &BTreeMap<(String, String), u64>) -> Option<Str
             "<text class=tick x={:.1} y={:.1} text-anchor=end>{}</text>",
             left - 5.0,
             y + 10.5,
-            xml(&clipped(name, 18))
+            xml(&clipped(name, 20))
         );
         for (column, above) in columns.iter().enumerate() {
             let times = cells.get(&(at, column)).copied().unwrap_or(0);
@@ -386,7 +386,7 @@ mod tests {
         }
         let svg = heat("x", &counts).unwrap();
         assert_eq!(svg.matches("<rect").count(), ROWS_MAX * COLUMNS_MAX);
-        assert!(svg.contains("153 others") && svg.contains("183 others"));
+        assert!(svg.contains("153 others") && svg.contains("186 others"));
         let points = (0..100_000).map(|at| (f64::from(at), 1.0)).collect();
         let curve = Curve { name: "x", class: "a", points };
         assert!(curves("x", &[curve], |v| v.to_string()).unwrap().len() < 20_000);

@@ -30,7 +30,7 @@ pub fn tick(seconds: f64) -> String {
     match all {
         0 => "0".into(),
         s if s.is_multiple_of(3600) => format!("{} h", s / 3600),
-        s if s >= 120 && s.is_multiple_of(60) => format!("{} min", s / 60),
+        s if s.is_multiple_of(60) => format!("{} min", s / 60),
         s if s >= 120 => format!("{}:{:02}", s / 60, s % 60),
         s => format!("{s} s"),
     }

@@ -368,8 +368,9 @@ impl<'a> Campaign<'a> {
             return Ok(());
         }
         self.sampled = Instant::now();
-        let up: Vec<u64> = self.slots.iter().filter(|s| s.up).map(|s| s.rss_kib).collect();
-        Ok(self.keeper.sample(figures, up.iter().sum(), up.len())?)
+        let rss_kib = self.slots.iter().map(|s| s.rss_kib).sum();
+        let up = self.slots.iter().filter(|s| s.up).count();
+        Ok(self.keeper.sample(figures, rss_kib, up)?)
     }
 
     fn take(&mut self, event: Event) -> anyhow::Result<()> {
@@ -602,6 +603,7 @@ impl<'a> Campaign<'a> {
 
     fn died(&mut self, slot: usize, job: Option<Job>, cause: Cause) -> anyhow::Result<()> {
         self.slots[slot].up = false;
+        self.slots[slot].rss_kib = 0;
         let tier = self.slots[slot].tier;
         let what = match &cause {
             Cause::Guest(sighting) => sighting.title.clone(),
