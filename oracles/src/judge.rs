@@ -158,6 +158,7 @@ impl<'a> Walk<'a> {
     /// invariants are judged.
     fn block(&mut self, threads: &[Vec<Op>]) -> Out {
         let first = self.line;
+        self.world.threads = self.world.threads.max(threads.len());
         self.line += threads.iter().map(Vec::len).sum::<usize>() as u16;
         let known = threads.iter().flatten().all(fills);
         if self.world.blurred.is_some() || !known {
@@ -350,7 +351,13 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
     for want in &wants {
         if !seen.any(|got| same_event(want, got)) {
             let rule = if elsewhere_in_page(w, want, &cx.obs.events) { HG_ADDR } else { F_EVENT };
-            let class = format!("missing:{}", event_name(want.event, want.flags));
+            // What a refused COLLAPSE filled or a refused UNREGISTER let go of (C-34).
+            let gone = match want.event == event::PAGEFAULT {
+                true if w.collapse_refused => ":collapsed",
+                true if w.unregister_refused => ":refused",
+                _ => "",
+            };
+            let class = format!("missing:{}{gone}", event_name(want.event, want.flags));
             let text = format!("{} at {}", event_name(want.event, want.flags), want.at);
             let broken = cx.broken(rule, &class, text, events_text(&cx.obs.events));
             return Err(broken.expecting(Expectation::Event {

@@ -258,6 +258,8 @@ pub struct World {
     /// A part of a registered mapping moved to where it adjoins the rest: registrations that are
     /// gone since are a class of their own (D-10).
     pub moved_beside: bool,
+    /// The most threads that a `par` block had so far.
+    pub threads: usize,
     /// What E-03 is about may show from here on.
     pub sealed_file: bool,
     /// A COLLAPSE was refused over holes of a file that somebody waits for: pages that show there
@@ -381,6 +383,7 @@ impl World {
             policies_set: false,
             cut_or_moved: false,
             unregister_refused: false,
+            threads: 0,
             unregister_failed: false,
             collapse_refused: false,
             wp_forked: false,

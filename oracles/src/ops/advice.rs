@@ -8,12 +8,12 @@ mod poison;
 
 use crate::errno::{EACCES, EAGAIN, EBUSY, EEXIST, EFAULT, EHWPOISON, EINVAL, EIO, ENOMEM, EPERM};
 use crate::mutants::Mutant;
-use crate::ops::mapping::{cuts_huge, leaves_cut, too_slow, unshare};
+use crate::ops::mapping::{cuts_huge, leaves_cut, listeners, too_slow, unshare};
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::world::{Backing, Vma, VmaFlags, World};
 use case::limits::PAGE;
-use case::{Advice, Family, Op};
+use case::{Advice, Family, Op, UffdFeatures, Violation};
 
 /// How advice on one mapping ended.
 enum Step {
@@ -84,7 +84,9 @@ fn walk(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, advice: Advice) -> Out
         }
         match step {
             Step::Done => {}
-            Step::Fails(rule, errno) => return cx.errno(rule, errno),
+            Step::Fails(rule, errno) => {
+                return cx.errno(rule, errno).map_err(|broken| told(w, cx, &part, broken));
+            }
             Step::Blocks => {
                 cx.only(F_WAIT, Want::Blocks)?;
                 w.blur("madvise waited for a userfault or its event");
@@ -97,6 +99,15 @@ fn walk(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, advice: Advice) -> Out
         return cx.errno(H090, ENOMEM);
     }
     cx.only(H090, Want::Ok(0))
+}
+
+/// A refused FREE that hangs where a REMOVE event may have been sent is a class of its own (C-32).
+fn told(w: &World, cx: &Cx<'_>, part: &Part, mut broken: Box<Violation>) -> Box<Violation> {
+    let asked = || listeners(w, cx.proc, part.start, part.end, UffdFeatures::EVENT_REMOVE);
+    if broken.rule == A021.id && broken.class.ends_with("->hang") && !asked().is_empty() {
+        broken.class.push_str(":event");
+    }
+    broken
 }
 
 fn one(w: &mut World, cx: &Cx<'_>, part: &Part, advice: Advice) -> Out<Step> {

@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 /// which there is one for each userfaultfd with a handler.
 const OTHERS: i64 = 4;
 const OTHERS_OF_A_UFFD: i64 = 2;
+/// For the stack and the allocator's arena of a thread of a `par` block, which outlive it.
+const OTHERS_OF_A_THREAD: i64 = 2;
 
 /// VmPTE, less what the program's mappings need, is what the runner itself has: the same at all
 /// looks at a process.
@@ -23,7 +25,9 @@ pub(super) fn judge(w: &mut World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64
     }
     let seen = (seen >> 2) as i64;
     let (least, most) = needed(w, proc);
-    let slack = OTHERS + OTHERS_OF_A_UFFD * w.uffds.len() as i64;
+    let slack = OTHERS
+        + OTHERS_OF_A_UFFD * w.uffds.len() as i64
+        + OTHERS_OF_A_THREAD * w.threads as i64;
     let own = (seen - most, seen - least);
     let before = w.own_tables.get(&proc).copied().unwrap_or(own);
     let rule = if w.proc(proc).is_some_and(|p| !p.tables.is_empty()) { HG_TABLES } else { O_VMPTE };

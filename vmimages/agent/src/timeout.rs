@@ -7,6 +7,7 @@ use crate::board::{Board, NONE, Watch};
 use crate::stranded::Stranded;
 use crate::{guard, sys};
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Barrier};
 
 /// How often the watchdog looks.
 const TICK_MS: u64 = 20;
@@ -18,9 +19,20 @@ const CLOSE_AFTER: u32 = 6;
 const EVERY_PART: u64 = 50;
 const EVERY_MIN_NS: u64 = 50_000_000;
 
-/// Starts the thread of this process.
+/// Starts the thread of this process and returns when it runs. What a thread maps for itself as it
+/// begins must be over before anything is looked at: show_smaps_rollup of Linux 6.0 to 6.9 leaves
+/// out a VMA whenever somebody waits for the mmap lock (mended by "mm: /proc/pid/smaps_rollup:
+/// avoid skipping vma after getting mmap_lock again", 20240523183531.2535436-1).
 pub fn start(board: &'static Board) -> std::io::Result<()> {
-    std::thread::Builder::new().stack_size(64 << 10).spawn(move || watch(board)).map(drop)
+    let runs = Arc::new(Barrier::new(2));
+    let begun = Arc::clone(&runs);
+    std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
+        begun.wait();
+        drop(begun);
+        watch(board)
+    })?;
+    runs.wait();
+    Ok(())
 }
 
 fn watch(board: &'static Board) {

@@ -88,6 +88,12 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
         return refused(cx, U_FILL_RANGE);
     }
     let (start, end) = (at.addr(), at.addr() + len.0);
+    if w.family == Family::U612
+        && let Some(vma) = w.vma_at(ProcId(0), start).cloned()
+    {
+        // uffd_lock_vma does so before anybody asks whether the mapping is registered.
+        prepared(w, ProcId(0), &vma, start);
+    }
     let vma = match w.span(ProcId(0), start, end) {
         Some((v, one)) if v.uffd.is_some() => {
             if !one && cx.obs.status == Status::Err(ENOENT as u16) {

@@ -96,55 +96,12 @@ fn add_numa(vmas: &mut [VmaObs], text: &[u8], to: u64) -> More {
 }
 
 /// smaps_rollup of a process: `(label, kB)`.
-///
-/// Two readings in a row must agree. While somebody waits for the mmap lock (khugepaged is enough)
-/// Linux 6.0 to 6.9 may leave a VMA out of the sum: show_smaps_rollup lets go of the lock and then
-/// steps over the next VMA; mended by "mm: /proc/pid/smaps_rollup: avoid skipping vma after getting
-/// mmap_lock again" (20240523183531.2535436-1). What leaves one out every time is still seen.
 pub fn rollup(pid: i32) -> Result<Vec<(String, u64)>, i32> {
-    settled(|| with_text(pid, Kind::Rollup, labels))
-}
-
-/// Readings of a text that will not settle before its last one is taken.
-const READINGS_MAX: usize = 8;
-
-/// The first reading that equals the one before it.
-fn settled<T: PartialEq>(mut read: impl FnMut() -> Result<T, i32>) -> Result<T, i32> {
-    let mut last = read()?;
-    for _ in 1..READINGS_MAX {
-        let next = read()?;
-        if next == last {
-            break;
-        }
-        last = next;
-    }
-    Ok(last)
+    with_text(pid, Kind::Rollup, labels)
 }
 
 /// Memory lines of /proc/PID/status: `(label, kB)`. A process that has ended but was not waited
 /// for has none.
 pub fn status(pid: i32) -> Result<Vec<(String, u64)>, i32> {
     with_text(pid, Kind::Status, labels)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settles(readings: &[Result<u64, i32>]) -> (Result<u64, i32>, usize) {
-        let mut taken = 0;
-        let read = || {
-            taken += 1;
-            readings[(taken - 1) % readings.len()]
-        };
-        (settled(read), taken)
-    }
-
-    #[test]
-    fn a_reading_counts_once_the_next_one_says_the_same() {
-        assert_eq!(settles(&[Ok(6)]), (Ok(6), 2));
-        assert_eq!(settles(&[Ok(2), Ok(6), Ok(6)]), (Ok(6), 3));
-        assert_eq!(settles(&[Ok(6), Err(libc::ESRCH)]), (Err(libc::ESRCH), 2));
-        assert_eq!(settles(&[Ok(1), Ok(2)]), (Ok(2), READINGS_MAX));
-    }
 }
