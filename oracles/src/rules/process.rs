@@ -10,7 +10,7 @@ super::rules! { PROCESS:
     M_MIGRATE "M-013" "migrate_pages: EINVAL for an empty target, else the number of pages left behind.", "kernel_migrate_pages; migrate_pages(2)";
     M_POLICY "M-014" "set_mempolicy: a mode takes the nodes its manual says, else EINVAL.", "do_set_mempolicy, mpol_new; set_mempolicy(2)";
     G_READ "G-003" "process_vm_readv and its kin give the bytes before the first page they cannot have, EFAULT if none.", "process_vm_rw_core, check_vma_flags; process_vm_readv(2)";
-    G_PIN "G-006" "A long-term pin takes the whole range writable or nothing: EFAULT.", "io_pin_pages, check_vma_flags; io_uring_register(2)";
+    G_PIN "G-006" "A long-term pin takes the whole range writable or nothing: EFAULT; 6.1 also wants it of one file, else EINVAL.", "io_pin_pages, check_vma_flags; io_uring_register(2)";
     S_UNPOISON "P-030" "unpoison takes back simulated poison or says why not.", "unpoison_memory; hwpoison.rst";
     S_KNOB "S-001" "A setting takes its documented values.", "admin-guide/mm/transhuge.rst, hugetlbpage.rst";
 }

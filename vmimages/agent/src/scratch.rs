@@ -86,6 +86,11 @@ impl Scratch {
         if self.base.is_null() {
             return;
         }
+        if self.cap > KEEP_BYTES {
+            // With its page tables, which VmPTE counts.
+            self.release();
+            return;
+        }
         if len as usize > KEEP_BYTES / 2 {
             // SAFETY: drops the pages of our own private mapping.
             unsafe { libc::madvise(self.base.cast(), self.cap, libc::MADV_DONTNEED) };
@@ -96,6 +101,20 @@ impl Scratch {
             // SAFETY: as in `tagged`.
             unsafe { self.base.add((skew + at - from) as usize).cast::<u64>().write(0) };
         }
+    }
+
+    /// A page-aligned buffer with any content for the time of `use_it`. Aborts without memory, as a
+    /// `Vec` would.
+    pub fn with<R>(&mut self, len: usize, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
+        let Ok(buffer) = self.zeroed(0, len as u64) else {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; KEEP_BYTES]>())
+        };
+        // SAFETY: `len` bytes of the mapping, which nothing else uses while `self` is borrowed.
+        let done = use_it(unsafe { std::slice::from_raw_parts_mut(buffer, len) });
+        if self.cap > KEEP_BYTES {
+            self.release();
+        }
+        done
     }
 
     /// The first `len` bytes of the buffer for `[from, ..)`.

@@ -47,16 +47,9 @@ fn unavailable() -> (Status, Output) {
 
 /// A page-aligned part of a buffer that is kept from call to call.
 fn with_scratch<R>(len: usize, use_buffer: impl FnOnce(&mut [u8]) -> R) -> R {
-    use std::cell::RefCell;
-    const ALIGN: usize = case::limits::PAGE as usize;
+    use crate::scratch::Scratch;
     thread_local! {
-        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        static SCRATCH: std::cell::RefCell<Scratch> = std::cell::RefCell::default();
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len + ALIGN {
-            scratch.resize(len + ALIGN, 0);
-        }
-        let skip = scratch.as_ptr().align_offset(ALIGN);
-        use_buffer(&mut scratch[skip..skip + len])
-    })
+    SCRATCH.with_borrow_mut(|scratch| scratch.with(len, use_buffer))
 }

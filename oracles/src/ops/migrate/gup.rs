@@ -5,10 +5,11 @@ use crate::ops::access::{Expect, body_at, content, expect_at, words_in};
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::touch::{Access, SEGV_ACCERR, Touch, touch};
-use crate::world::{Entry, Slot, World};
+use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, Word};
 use case::{Direction, Family, Op, Place, ProcId, Prot, Tag};
+use std::collections::BTreeSet;
 
 pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     match cx.op {
@@ -40,6 +41,10 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
                 (_, Some(_)) => return cx.errno(G_PIN, EFAULT),
                 (pages, None) => pages,
             };
+            if w.family == Family::U61 && files(w, cx.proc, *at, len.0) > 1 {
+                // io_pin_pages of 6.1 registers memory of one file, or of none.
+                return cx.errno(G_PIN, EINVAL);
+            }
             cx.only(G_PIN, Want::OkAny)?;
             let held = bodies.iter().filter_map(|page| body_at(w, cx.proc, *page)).collect();
             w.pin_owner.insert(*pin, cx.proc);
@@ -57,6 +62,16 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         }
         _ => Ok(()),
     }
+}
+
+/// How many files the mappings of a range are of; to have none counts as one.
+fn files(w: &World, proc: ProcId, at: Place, len: u64) -> usize {
+    let key = |vma: &Vma| match vma.backing {
+        Backing::Anon => None,
+        Backing::File { key, .. } => Some(key),
+    };
+    let vmas = w.vmas_in(proc, at.addr(), at.addr() + len);
+    vmas.iter().map(key).collect::<BTreeSet<_>>().len()
 }
 
 /// True if a range may be read by loads but not by name: GUP's fast path takes present pages of
