@@ -452,7 +452,7 @@ const INHERITS: &str = "hgm 1\nmmap at=r0 len=2M page=2M\nwrite at=r0 len=4K\n\
 fn a_c_file_shows_what_the_program_shows_and_nothing_else() {
     let home = Home::new();
     for (name, text, signature, bug, fine) in [
-        ("beyond", BEYOND, "U-036/copy/EFAULT->ok", "MAP_PRIVATE", "MAP_SHARED"),
+        ("beyond", BEYOND, "U-036/copy/EFAULT->ok:beyond", "MAP_PRIVATE", "MAP_SHARED"),
         (
             "inherits",
             INHERITS,

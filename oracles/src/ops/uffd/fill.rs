@@ -10,7 +10,7 @@ use crate::touch::{filled_body, mark_anon_vma, prepared, tag_body};
 use crate::world::{Backing, Entry, Node, Slot, Vma, World, fitting};
 use case::limits::PAGE;
 use case::observation::{FIELD_UNTOUCHED, Output, Status};
-use case::{Bytes, Expectation, Family, FillFlags, Op, Place, ProcId, UffdModes};
+use case::{Bytes, Expectation, Family, FillFlags, Op, Place, ProcId, UffdModes, Violation};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fill {
@@ -117,7 +117,9 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
                 if in_pieces(w, fill, &vma) && matches!(errno, EFAULT | EIO) {
                     tried(w, &vma, piece);
                 }
-                return failed(cx, rule(fill, &vma), done - start, errno);
+                let past = errno == EFAULT && vma.is_hugetlb() && beyond(w, &vma, done);
+                let result = failed(cx, rule(fill, &vma), done - start, errno);
+                return if past { result.map_err(past_the_end) } else { result };
             }
             Unit::Either(errno) => {
                 if stopped_at(cx, done - start) {
@@ -130,6 +132,12 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
     }
     cx.only(rule(fill, &vma), Want::Ok(0))?;
     field(cx, len.0 as i64)
+}
+
+/// A fill that did not stop at the end of the file is a class of its own (C-30).
+fn past_the_end(mut broken: Box<Violation>) -> Box<Violation> {
+    broken.class.push_str(":beyond");
+    broken
 }
 
 /// The mapping as the userfaultfd that is asked may fill it. `None` where the generation leaves open
