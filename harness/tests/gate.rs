@@ -1,5 +1,5 @@
-//! `hgm gate` on real kernels of Debian: 6.1 against itself and against 6.12, which lacks some of
-//! its deviations.
+//! `hgm gate` on real kernels of Debian: 6.1 against itself, against 6.12, which lacks some of its
+//! deviations, and against an image of it that is damaged.
 
 #![allow(clippy::unwrap_used)]
 
@@ -127,4 +127,39 @@ fn what_both_show_is_a_note() {
     assert_eq!(out.status.code(), Some(0), "{result} {}", said(&out));
     assert_eq!(result["verdict"], "clean");
     assert_eq!(notes(&result, "base-too"), [format!("\"{N03}\"")], "{result}");
+}
+
+/// A copy of a kernel image with some of its packed part overwritten, registered.
+fn damaged(home: &Home, kernel: &str) -> String {
+    let mut image =
+        std::fs::read(home.0.path().join("kernels").join(kernel).join("vmlinuz")).unwrap();
+    // boot.rst: setup_sects, payload_offset, payload_length.
+    let number = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap()) as usize;
+    let middle = (usize::from(image[0x1f1]) + 1) * 512 + number(0x248) + number(0x24c) / 2;
+    image[middle..middle + 4096].fill(0x5a);
+    let path = home.0.path().join("damaged");
+    std::fs::write(&path, image).unwrap();
+    let out = home.run(&["kernel", "add", path.to_str().unwrap(), "--json"]);
+    assert!(out.status.success(), "{}", said(&out));
+    json(&out)["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_kernel_that_does_not_boot_fails_the_gate_only_where_its_base_does() {
+    let home = place();
+    let good = the_kernel("6.1");
+    home.own_kernels();
+    let bad = damaged(&home, &good);
+    let start = Instant::now();
+    let out = gate(&home, &good, &bad, &["--programs", "8"]);
+    let error = json(&out).to_string();
+    assert_eq!(out.status.code(), Some(101), "{error}");
+    for word in ["the new kernel does not boot, and its base does", &bad, "-- System halted"] {
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(100), "a halt is seen, not waited for");
+    let out = gate(&home, &bad, &good, &["--programs", "8"]);
+    let error = json(&out).to_string();
+    assert_eq!(out.status.code(), Some(75), "{error}");
+    assert!(error.contains("the base does not boot"), "{error}");
 }

@@ -29,15 +29,24 @@ impl Home {
         Home(home)
     }
 
+    /// A folder of kernels of its own, with those of the shared home in it.
+    pub fn own_kernels(&self) {
+        let kernels = self.0.path().join("kernels");
+        let shared = std::fs::read_link(&kernels).unwrap();
+        std::fs::remove_file(&kernels).unwrap();
+        std::fs::create_dir_all(&kernels).unwrap();
+        for name in names(&shared) {
+            std::os::unix::fs::symlink(shared.join(&name), kernels.join(&name)).unwrap();
+        }
+    }
+
     /// A kernel of the shared home, but with a list of known deviations of its own.
     pub fn own_known_list(&self, kernel: &str, list: &str) {
         let kernels = self.0.path().join("kernels");
         let shared = std::fs::read_link(&kernels).unwrap();
-        std::fs::remove_file(&kernels).unwrap();
+        self.own_kernels();
+        std::fs::remove_file(kernels.join(kernel)).unwrap();
         std::fs::create_dir_all(kernels.join(kernel)).unwrap();
-        for other in names(&shared).iter().filter(|name| *name != kernel) {
-            std::os::unix::fs::symlink(shared.join(other), kernels.join(other)).unwrap();
-        }
         for file in names(&shared.join(kernel)).iter().filter(|file| *file != "known.toml") {
             let to = kernels.join(kernel).join(file);
             std::os::unix::fs::symlink(shared.join(kernel).join(file), to).unwrap();

@@ -37,6 +37,8 @@ const LINK_OPEN: &[u8] = b"agent: link on ";
 const LINK_SERIAL: &[u8] = b"agent: link on /dev/ttyS";
 /// What it writes before it switches off a machine that offers no link.
 const LINK_ABSENT: &[u8] = b"agent: no link";
+/// Last words of a kernel's unpacker (arch/x86/boot/compressed/error.c).
+const HALTED: &[u8] = b"-- System halted";
 
 /// Why there is no VM. `Display` is the error line, [`BootError::help`] the help line.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,8 @@ pub enum BootError {
     Died { status: ExitStatus, stderr: String, console: String },
     #[error("the kernel panicked during the boot: {panic}")]
     Panicked { panic: String, console: String },
+    #[error("the image stopped before its kernel ran: {why}")]
+    Halted { why: String, console: String },
     #[error("the agent was not ready within {seconds:.0} s; the console's last line: {last}")]
     NoReady { seconds: f64, last: String, console: String },
     #[error("the agent is up, but nothing came over {link}")]
@@ -82,6 +86,7 @@ impl BootError {
             BootError::Panicked { .. } => {
                 "this kernel does not boot here; see console.log, try another kernel or config"
             }
+            BootError::Halted { .. } => "this image is damaged; build it or copy it again",
             BootError::NoReady { .. } => {
                 "see console.log; a loaded machine or a debug kernel needs a longer boot timeout"
             }
@@ -99,6 +104,7 @@ impl BootError {
         match self {
             BootError::Died { console, .. }
             | BootError::Panicked { console, .. }
+            | BootError::Halted { console, .. }
             | BootError::NoReady { console, .. }
             | BootError::NoLink { console, .. }
             | BootError::Protocol { console, .. } => console,
@@ -284,6 +290,7 @@ fn lend(memory: &Memory, pass: &mut Vec<OwnedFd>) -> Result<[RawFd; NODES], Boot
 enum Stop {
     Broken(Broken),
     NoLink,
+    Halted,
     Late,
     Unexpected(&'static str),
 }
@@ -319,6 +326,9 @@ fn await_ready(
                 return Err(Stop::NoLink);
             }
             agent_since = contains(&console, LINK_OPEN).then_some(now);
+            if contains(&console, HALTED) {
+                return Err(Stop::Halted);
+            }
         }
         let quiet = !machine.link.heard;
         if quiet && agent_since.is_some_and(|since| now > since + patience) {
@@ -346,6 +356,7 @@ fn explain(mut machine: Machine, spec: &VmSpec, stop: Stop) -> BootError {
     match (stop, ended) {
         (Stop::Broken(Broken::Protocol(why)), _) => BootError::Protocol { why, console },
         (Stop::Unexpected(what), _) => BootError::Protocol { why: what.into(), console },
+        (Stop::Halted, _) => BootError::Halted { why: line_above(&seen, HALTED), console },
         (Stop::NoLink, _) => {
             let link = if spec.serial_link { "the second serial port" } else { "virtio-serial" };
             BootError::NoLink { link, console }
@@ -374,6 +385,15 @@ fn line_with(text: &[u8], what: &[u8]) -> Option<String> {
     let line = text.split(|&b| b == b'\n').find(|line| contains(line, what))?;
     let line = &line[..line.len().min(300)];
     Some(String::from_utf8_lossy(line).trim().escape_debug().to_string())
+}
+
+/// The last line with something in it above the one with `what` in it, printable.
+fn line_above(text: &[u8], what: &[u8]) -> String {
+    let lines: Vec<&[u8]> = text.split(|&b| b == b'\n').collect();
+    let at = lines.iter().position(|line| contains(line, what)).unwrap_or(lines.len());
+    let line = lines[..at].iter().rfind(|line| !line.trim_ascii().is_empty());
+    let line = line.map_or(&b"no word of why"[..], |line| &line[..line.len().min(300)]);
+    String::from_utf8_lossy(line).trim().escape_debug().to_string()
 }
 
 fn tail_text(text: &[u8], max: usize) -> String {

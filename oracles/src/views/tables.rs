@@ -25,9 +25,8 @@ pub(super) fn judge(w: &mut World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64
     }
     let seen = (seen >> 2) as i64;
     let (least, most) = needed(w, proc);
-    let slack = OTHERS
-        + OTHERS_OF_A_UFFD * w.uffds.len() as i64
-        + OTHERS_OF_A_THREAD * w.threads as i64;
+    let slack =
+        OTHERS + OTHERS_OF_A_UFFD * w.uffds.len() as i64 + OTHERS_OF_A_THREAD * w.threads as i64;
     let own = (seen - most, seen - least);
     let before = w.own_tables.get(&proc).copied().unwrap_or(own);
     let rule = if w.proc(proc).is_some_and(|p| !p.tables.is_empty()) { HG_TABLES } else { O_VMPTE };
