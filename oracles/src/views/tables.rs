@@ -9,10 +9,10 @@ use case::limits::PAGE;
 use case::{PageSize, ProcId};
 use std::collections::BTreeSet;
 
-/// Page tables that may come and go beside the program's: those of the runner's own threads, of
-/// which there is one for each userfaultfd with a handler.
+/// Page tables that may come and go beside the program's: the runner's own, and those of the stack,
+/// the arena and the buffer of a userfaultfd's handler.
 const OTHERS: i64 = 4;
-const OTHERS_OF_A_UFFD: i64 = 2;
+const OTHERS_OF_A_UFFD: i64 = 5;
 /// For the stack and the allocator's arena of a thread of a `par` block, which outlive it.
 const OTHERS_OF_A_THREAD: i64 = 2;
 

@@ -54,8 +54,8 @@ impl<'p> Lane<'p> {
             shared,
             slot,
             proc,
-            source: Scratch::default(),
-            sink: Scratch::default(),
+            source: Scratch::ready(),
+            sink: Scratch::ready(),
             strays: Vec::new(),
             owned: ops_special::Owned::default(),
         }

@@ -68,7 +68,7 @@ pub fn start(board: &'static Board, id: UffdId, fd: i32, policy: Policy) -> Resu
     }
     static READY: AtomicBool = AtomicBool::new(false);
     READY.store(false, SeqCst);
-    let mut source = Scratch::default();
+    let mut source = Scratch::ready();
     let first = source.zeroed(0, PageSize::Huge2M.bytes()).map(|_| ());
     let mut handler = Handler { board, id, fd, stop, policy, source, late: [None; RETRIES] };
     let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {

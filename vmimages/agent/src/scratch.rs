@@ -33,6 +33,28 @@ fn words(from: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
 }
 
 impl Scratch {
+    /// A buffer with all the page tables it ever keeps, so that VmPTE, which the program's tables
+    /// are a part of, is the same before and after a use. Without memory it is an empty one.
+    pub fn ready() -> Scratch {
+        let mut scratch = Scratch::default();
+        scratch.settle();
+        scratch
+    }
+
+    /// Goes back to the size that is kept, with its page tables.
+    fn settle(&mut self) {
+        const TABLE_BYTES: usize = 2 << 20;
+        if self.cap > KEEP_BYTES {
+            self.release();
+        }
+        if self.room(KEEP_BYTES as u64).is_ok() {
+            for at in (0..KEEP_BYTES).step_by(TABLE_BYTES).chain([KEEP_BYTES - 1]) {
+                // SAFETY: inside the mapping; a read maps the zero page.
+                unsafe { self.base.add(at).read_volatile() };
+            }
+        }
+    }
+
     fn room(&mut self, len: u64) -> Result<(), i32> {
         let want = usize::try_from(len).map_err(|_| libc::ENOMEM)?.max(KEEP_BYTES);
         if want <= self.cap {
@@ -87,8 +109,7 @@ impl Scratch {
             return;
         }
         if self.cap > KEEP_BYTES {
-            // With its page tables, which VmPTE counts.
-            self.release();
+            self.settle();
             return;
         }
         if len as usize > KEEP_BYTES / 2 {
@@ -112,7 +133,7 @@ impl Scratch {
         // SAFETY: `len` bytes of the mapping, which nothing else uses while `self` is borrowed.
         let done = use_it(unsafe { std::slice::from_raw_parts_mut(buffer, len) });
         if self.cap > KEEP_BYTES {
-            self.release();
+            self.settle();
         }
         done
     }

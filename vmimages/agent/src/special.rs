@@ -25,7 +25,9 @@ pub(crate) use knobs::thp_setting;
 pub(crate) use pin::{GUP_TEST, ring as io_uring_ring};
 pub(crate) use poison::UNPOISON;
 
+use crate::scratch::Scratch;
 use case::observation::{Output, Skip, Status};
+use std::cell::RefCell;
 
 /// errno of the calling thread.
 fn errno() -> u16 {
@@ -45,11 +47,16 @@ fn unavailable() -> (Status, Output) {
     (Status::Skipped(Skip::Unavailable), Output::Nothing)
 }
 
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::ready());
+}
+
+/// Maps what the calling thread will use.
+pub fn prepare() {
+    SCRATCH.with_borrow(|_| ());
+}
+
 /// A page-aligned part of a buffer that is kept from call to call.
 fn with_scratch<R>(len: usize, use_buffer: impl FnOnce(&mut [u8]) -> R) -> R {
-    use crate::scratch::Scratch;
-    thread_local! {
-        static SCRATCH: std::cell::RefCell<Scratch> = std::cell::RefCell::default();
-    }
     SCRATCH.with_borrow_mut(|scratch| scratch.with(len, use_buffer))
 }

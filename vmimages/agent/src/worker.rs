@@ -68,6 +68,7 @@ pub fn serve(sock: i32, board: &'static Board) -> Result<(), i32> {
 /// Opens what looks keep open, so that descriptors made later are the program's.
 fn warm_up() {
     look::prepare();
+    special::prepare();
     let mut frames = look::Frames::default();
     // SAFETY: getpid has no arguments.
     let pid = unsafe { libc::getpid() };
