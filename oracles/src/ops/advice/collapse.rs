@@ -324,16 +324,33 @@ fn made_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
                 w.copy_body(body)
             }
             Some(Slot::Page(body)) if shared == Shared::Unknown && w.mapcount(body) > 1 => {
-                let copy = w.copy_body(body);
-                w.bodies[body].loose = true;
-                w.bodies[copy].loose = true;
-                copy
+                loose_copy(w, body)
             }
             Some(Slot::Page(body)) => body,
             _ => w.new_body(vma.unit, None),
         };
         let wp = entry.is_some_and(|e| e.wp);
         w.set_entry(cx.proc, page, Some(Entry { slot: Slot::Page(body), wp }));
+    }
+}
+
+/// A page that may or may not be a copy of one that others map too.
+fn loose_copy(w: &mut World, body: usize) -> usize {
+    let copy = w.copy_body(body);
+    w.bodies[body].loose = true;
+    w.bodies[copy].loose = true;
+    copy
+}
+
+/// Nobody saw whether the block got a copy of what others map too.
+fn loosen(w: &mut World, cx: &Cx<'_>, at: u64, all: &[Option<Entry>]) {
+    for (page, entry) in (at..at + BLOCK).step_by(PAGE as usize).zip(all) {
+        if let Some(Entry { slot: Slot::Page(body), wp }) = *entry
+            && w.mapcount(body) > 1
+        {
+            let copy = loose_copy(w, body);
+            w.set_entry(cx.proc, page, Some(Entry { slot: Slot::Page(copy), wp }));
+        }
     }
 }
 
@@ -404,8 +421,12 @@ fn maybe_huge(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64) {
     let Backing::File { key, off } = vma.backing else {
         if chance.works && vma.uffd.is_none() {
             let all = entries(w, cx, at);
-            if may_be_huge(&all) && still_shared(w, cx, at, &all) == Shared::No {
-                return made_huge(w, cx, vma, at);
+            if may_be_huge(&all) {
+                match still_shared(w, cx, at, &all) {
+                    Shared::No => return made_huge(w, cx, vma, at),
+                    Shared::Unknown => loosen(w, cx, at, &all),
+                    Shared::Yes => {}
+                }
             }
             for page in (at..at + BLOCK).step_by(PAGE as usize) {
                 let open = match w.entry(cx.proc, page).map(|e| e.slot) {
