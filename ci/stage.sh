@@ -63,10 +63,29 @@ kernel_id() {
   printf '%s\n' "$row"
 }
 
-# field NAME: a number of the last line of $summary, which the caller has set; - if it has none.
+# flat: the first object on stdin without what stands in objects and lists inside it.
+flat() {
+  awk '{
+    for (i = 1; i <= length($0); i++) {
+      c = substr($0, i, 1)
+      if (c == "\"" && last != "\\") text = !text
+      if (!text && c ~ /[[{]/) depth++
+      if (depth == 1) printf "%s", c
+      if (!text && c ~ /[]}]/) depth--
+      last = c
+    }
+  }'
+}
+
+# field NAME: a number of the last line of $summary, which the caller has set, its own one before
+# those of objects in it; - if it has none.
 field() {
-  local value
+  local line value
   # shellcheck disable=SC2154
-  value=$(printf '%s\n' "$summary" | tail -n 1 | tr ',{}' '\n\n\n' | sed -n "s/^ *\"$1\": *\([-0-9.eE]*\) *\$/\1/p" | head -n 1)
+  line=$(printf '%s\n' "$summary" | tail -n 1)
+  value=$(
+    printf '%s\n%s\n' "$(printf '%s\n' "$line" | flat)" "$line" | tr ',{}' '\n\n\n' |
+      sed -n "s/^ *\"$1\": *\([-0-9.eE]*\) *\$/\1/p" | head -n 1
+  )
   printf '%s' "${value:--}"
 }
