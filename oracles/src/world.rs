@@ -173,6 +173,15 @@ pub struct Uffd {
     pub unread: bool,
 }
 
+/// Page tables of the runner itself in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnTables {
+    pub least: i64,
+    pub most: i64,
+    /// Those of its helper threads at the looks this stands on, fewest and most.
+    pub helpers: (i64, i64),
+}
+
 /// A uffd message the line under judgement must have produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectedEvent {
@@ -271,8 +280,8 @@ pub struct World {
     /// A child has private huge pages that are write-protected in its parent and not in it: where a
     /// kernel keeps the bit (N04), a store to them faults for ever.
     pub wp_forked: bool,
-    /// Page tables that are not the program's, at least and at most, as looks at status left open.
-    pub own_tables: BTreeMap<ProcId, (i64, i64)>,
+    /// Page tables that are not the program's, as looks at status left open.
+    pub own_tables: BTreeMap<ProcId, OwnTables>,
     /// A fork happened: anonymous pages may be shared.
     pub forked: bool,
     /// From here on only invariants are judged, and why.

@@ -4,7 +4,7 @@ use super::field;
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out};
-use crate::world::{Backing, Slot, Vma, World};
+use crate::world::{Backing, OwnTables, Slot, Vma, World};
 use case::limits::PAGE;
 use case::{PageSize, ProcId};
 use std::collections::BTreeSet;
@@ -25,18 +25,24 @@ pub(super) fn judge(w: &mut World, cx: &Cx<'_>, proc: ProcId, kb: &[(String, u64
     }
     let seen = (seen >> 2) as i64;
     let (least, most) = needed(w, proc);
-    let slack =
-        OTHERS + OTHERS_OF_A_UFFD * w.uffds.len() as i64 + OTHERS_OF_A_THREAD * w.threads as i64;
-    let own = (seen - most, seen - least);
-    let before = w.own_tables.get(&proc).copied().unwrap_or(own);
+    let helpers = OTHERS_OF_A_UFFD * w.uffds.len() as i64 + OTHERS_OF_A_THREAD * w.threads as i64;
+    let now = OwnTables { least: seen - most, most: seen - least, helpers: (helpers, helpers) };
+    let before = w.own_tables.get(&proc).copied().unwrap_or(now);
+    let slack = OTHERS + (helpers - before.helpers.0).max(before.helpers.1 - helpers);
     let rule = if w.proc(proc).is_some_and(|p| !p.tables.is_empty()) { HG_TABLES } else { O_VMPTE };
-    if own.0 > before.1 + slack || own.1 < before.0 - slack {
-        let class = if own.0 > before.1 { "more" } else { "less" };
-        let (from, to) = (before.0 + least - slack, before.1 + most + slack);
+    if now.least > before.most + slack || now.most < before.least - slack {
+        let class = if now.least > before.most { "more" } else { "less" };
+        let (from, to) = (before.least + least - slack, before.most + most + slack);
         let want = format!("VmPTE {}..={} kB", from.max(0) * 4, to * 4);
         return Err(cx.broken(rule, class, want, format!("{} kB", seen * 4)));
     }
-    w.own_tables.insert(proc, (before.0.max(own.0), before.1.min(own.1)));
+    let (low, high) = before.helpers;
+    let both = OwnTables {
+        least: before.least.max(now.least),
+        most: before.most.min(now.most),
+        helpers: (low.min(helpers), high.max(helpers)),
+    };
+    w.own_tables.insert(proc, both);
     Ok(())
 }
 
