@@ -4,7 +4,6 @@
 
 use crate::cli::ColorWhen;
 use crate::exit::{Exit, ExpectedError};
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 
@@ -148,31 +147,8 @@ fn paint(on: bool, tone: Tone, text: &str) -> String {
     if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Guest or file text made harmless for a terminal: control characters become pictures, newlines
-/// stay, tabs become spaces.
-pub fn clean_str(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => out.push('\n'),
-            '\t' => out.push_str("    "),
-            '\r' => {}
-            // Control Pictures block: one visible character for each.
-            '\0'..='\x1f' => out.push(char::from_u32(0x2400 + c as u32).unwrap_or('?')),
-            '\x7f' => out.push('\u{2421}'),
-            // C1 controls, and characters that turn the reading direction.
-            '\u{80}'..='\u{9f}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                let _ = write!(out, "\\u{{{:x}}}", c as u32);
-            }
-            _ => out.push(c),
-        }
-    }
-    out
-}
+/// Guest or file text made harmless for a terminal, by what reports do it with.
+pub use reports::escape::pictures as clean_str;
 
 /// Rows in columns, two spaces apart; the last column is not padded. Widths count characters.
 pub fn columns(rows: &[Vec<String>]) -> String {

@@ -160,10 +160,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !self.base.is_null() {
-            // SAFETY: our own mapping.
-            unsafe { libc::munmap(self.base.cast(), self.cap) };
-        }
+        self.release();
     }
 }
 
