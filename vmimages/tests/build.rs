@@ -12,8 +12,10 @@ const MAKEFILE: &str = r#"VERSION = 6
 PATCHLEVEL = 1
 KCONFIG_CONFIG ?= .config
 SRC := $(CURDIR)
+KCONFIG_AUTOCONFIG ?= $(O)/include/config/auto.conf
 allnoconfig:
 	@echo '# CONFIG_KASAN is not set' >$(O)/$(KCONFIG_CONFIG)
+	@test -e $(KCONFIG_AUTOCONFIG) || { mkdir -p $(O)/include/config; touch $(KCONFIG_AUTOCONFIG); }
 olddefconfig:
 	@sed -i '/CONFIG_DAMON=y/d' $(O)/$(KCONFIG_CONFIG).none 2>/dev/null || true
 $(O)/a.o: mm/a.c
@@ -22,7 +24,10 @@ $(O)/a.o: mm/a.c
 $(O)/b.o: mm/b.c
 	@echo '  CC      mm/b.o'
 	@cc -c mm/b.c -o $(O)/b.o
-bzImage: $(O)/a.o $(O)/b.o
+$(O)/include/config/auto.conf: $(O)/.config
+	@mkdir -p $(O)/include/config
+	@sed -n 's/"//g; /^CONFIG/p' $(O)/.config >$@
+bzImage: $(O)/include/config/auto.conf $(O)/a.o $(O)/b.o
 	@mkdir -p $(O)/arch/x86/boot
 	@sh image.sh $(O)/arch/x86/boot/bzImage
 	@cat $(O)/a.o $(O)/b.o >>$(O)/arch/x86/boot/bzImage
@@ -166,6 +171,26 @@ fn a_changed_patch_compiles_only_what_it_touches() {
     assert!(!back.cached && back.objects == 1, "{heard:?}");
     assert_eq!(image(&back.kernel), plain);
     assert_eq!(kernels(&tree.path("home")).len(), 1);
+}
+
+/// A build that is interrupted as it begins loses its young `auto.conf`, and kconfig writes a missing
+/// one of whatever configuration it has at hand. Make trusts it where it is newer than `.config`.
+#[test]
+fn the_configuration_compiled_with_is_the_one_that_was_checked() {
+    let tree = Tree::new();
+    tree.build(&[]).0.unwrap();
+    let auto = tree.path("home/builds/tiny/out/include/config/auto.conf");
+    let right = std::fs::read_to_string(&auto).unwrap();
+    assert!(right.contains("CONFIG_HUGETLBFS=y\n"), "{right}");
+    for left_behind in [Some("CONFIG_X86=y\n"), None] {
+        match left_behind {
+            Some(text) => std::fs::write(&auto, text).unwrap(),
+            None => std::fs::remove_file(&auto).unwrap(),
+        }
+        let instead = if left_behind.is_some() { "2" } else { "3" };
+        tree.build(&[tree.patch("p.patch", instead)]).0.unwrap();
+        assert_eq!(std::fs::read_to_string(&auto).unwrap(), right, "{left_behind:?}");
+    }
 }
 
 #[test]

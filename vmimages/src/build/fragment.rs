@@ -71,6 +71,14 @@ pub fn parse(text: &str) -> Result<Vec<Wish>, String> {
     }
 }
 
+/// All that is set in a `.config`, or in the `auto.conf` made of it, which lacks the quotes.
+pub fn settings(text: &str) -> BTreeMap<&str, &str> {
+    let set = text.lines().filter_map(|line| setting(line.trim()));
+    set.filter(|(_, value)| *value != "n")
+        .map(|(name, value)| (name, value.trim_matches('"')))
+        .collect()
+}
+
 /// Name and value of a `.config` line.
 fn setting(line: &str) -> Option<(&str, &str)> {
     if let Some(rest) = line.strip_prefix("# CONFIG_") {

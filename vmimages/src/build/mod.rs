@@ -222,20 +222,23 @@ impl Job<'_> {
         tell(Event::Step(&format!("configuring the preset {}", preset.name())));
         // Beside the one in use: an unchanged configuration must not look newer than its objects.
         let next = make.out.join(".config.next");
-        let into = "KCONFIG_CONFIG=.config.next";
+        // Without the second, these would write the missing `auto.conf` of the real one.
+        let into = ["KCONFIG_CONFIG=.config.next", "KCONFIG_AUTOCONFIG=/dev/null"];
+        let kconfig = |what| make.run(&[into[0], into[1], what], &mut |_| ());
         let read = || std::fs::read_to_string(&next).map_err(BuildError::io("cannot read", &next));
         let _ = std::fs::remove_file(&next);
-        make.run(&[into, "allnoconfig"], &mut |_| ())?;
+        kconfig("allnoconfig")?;
         let laid = fragment::lay_over(&read()?, &wishes);
         std::fs::write(&next, laid).map_err(BuildError::io("cannot write", &next))?;
-        make.run(&[into, "olddefconfig"], &mut |_| ())?;
+        kconfig("olddefconfig")?;
         let config = read()?;
         let left_out = verify(&config, &wishes, make.src, preset)?;
         for line in &left_out {
             tell(Event::Step(&format!("left out: {line}")));
         }
         let used = make.out.join(".config");
-        if std::fs::read_to_string(&used).ok().as_deref() != Some(config.as_str()) {
+        let same = std::fs::read_to_string(&used).ok().as_deref() == Some(config.as_str());
+        if !same || !in_force(&make.out.join("include/config/auto.conf"), &config) {
             std::fs::rename(&next, &used).map_err(BuildError::io("cannot write", &used))?;
         }
         Ok(left_out)
@@ -302,6 +305,15 @@ fn base_fixes(
         }
     }
     Ok(applied)
+}
+
+/// Whether make would compile with `config`: what it includes says the same, or is to be made. One
+/// that an interrupted configuration left behind is newer than `.config`, so make would trust it.
+fn in_force(auto: &Path, config: &str) -> bool {
+    match std::fs::read_to_string(auto) {
+        Ok(text) => fragment::settings(&text) == fragment::settings(config),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 fn holds_patches(dir: &Path) -> bool {
