@@ -75,15 +75,15 @@ impl Context {
         let word = &word.replacen("debian:", "debian-", 1);
         let mut fits: Vec<Kernel> =
             known.into_iter().filter(|kernel| kernel.id.starts_with(word.as_str())).collect();
+        if let Some(at) = fits.iter().position(|kernel| kernel.id == *word) {
+            return Ok(fits.swap_remove(at));
+        }
         // `debian-6.1` is 6.1.x before it is a prefix of 6.12.x.
         let series = |kernel: &Kernel| {
             kernel.id[word.len()..].starts_with(|c: char| !c.is_ascii_alphanumeric())
         };
         if fits.len() > 1 && fits.iter().any(series) {
             fits.retain(series);
-        }
-        if let Some(at) = fits.iter().position(|kernel| kernel.id == *word) {
-            return Ok(fits.swap_remove(at));
         }
         if fits.len() > 1 {
             let fits: Vec<&str> = fits.iter().map(|kernel| kernel.id.as_str()).collect();

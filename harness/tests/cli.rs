@@ -377,6 +377,12 @@ fn kernels_are_found_by_prefix_or_named_when_mistyped() {
     let out = place.hgm(&["fuzz", "--kernel", "debian-6", "--programs", "1"]);
     assert_eq!(out.code, 3);
     assert!(out.stderr.contains("fits 2 kernels"), "{}", out.stderr);
+    // A whole name is that kernel, also where others begin with it.
+    for id in ["hgm-6.1", "hgm-6.1-kasan"] {
+        fake_kernel(&place, id);
+    }
+    let out = place.hgm(&["fuzz", "--kernel", "hgm-6.1", "--verify", "hgm-6.1"]);
+    assert!(out.stderr.contains("--verify hgm-6.1 is the kernel under test"), "{}", out.stderr);
 }
 
 #[test]
