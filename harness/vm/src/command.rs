@@ -37,10 +37,11 @@ pub struct Fds {
 /// * `panic=-1 oops=panic` with `-no-reboot`: the report is printed in full, then QEMU exits.
 /// * `mitigations=off init_on_alloc=0`: speed; and stale page contents must not be hidden.
 /// * `numa_balancing=disable`: pages move only when a program moves them.
+/// * `ramdisk_size`, in KiB: a kernel with a RAM disk built in has one for the longest transfer.
 const KERNEL_ARGS: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 nokaslr loglevel=5 \
     panic=-1 oops=panic unknown_nmi_panic hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=64 \
     default_hugepagesz=2M transparent_hugepage=always mitigations=off init_on_alloc=0 \
-    numa_balancing=disable random.trust_cpu=on no_timer_check";
+    numa_balancing=disable random.trust_cpu=on no_timer_check ramdisk_size=32768";
 
 /// Under TCG the TSC is as good as the host's clock, but the kernel does not trust it and reads
 /// the emulated HPET for every look at the time.

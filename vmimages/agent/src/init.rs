@@ -98,8 +98,11 @@ fn load_module(name: &str) -> Result<(), i32> {
     let path = if name.starts_with('/') { name.into() } else { format!("/modules/{name}") };
     let fd = sys::open(&path, libc::O_RDONLY)?;
     let flags = if name.ends_with(".ko") { 0 } else { COMPRESSED };
-    // SAFETY: a descriptor and an empty, terminated parameter string.
-    let ret = unsafe { libc::syscall(libc::SYS_finit_module, fd, c"".as_ptr(), flags) };
+    // A RAM disk for the longest transfer, in KiB; the command line says so where brd is built in.
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let params = if file.starts_with("brd.") { c"rd_size=32768" } else { c"" };
+    // SAFETY: a descriptor and a terminated parameter string.
+    let ret = unsafe { libc::syscall(libc::SYS_finit_module, fd, params.as_ptr(), flags) };
     let result = if ret == 0 { Ok(()) } else { Err(sys::errno()) };
     sys::close(fd);
     result

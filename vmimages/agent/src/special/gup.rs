@@ -8,7 +8,7 @@ use case::observation::{Output, Status};
 use case::program::Tag;
 use case::value::{Direction, Place};
 use std::fs::{File, OpenOptions};
-use std::io::{PipeReader, PipeWriter, Read};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
@@ -87,9 +87,15 @@ fn splice_through(
 /// The RAM disk of module brd.
 pub(crate) const RAM_DISK: &str = "/dev/ram0";
 
-/// Opens the RAM disk for O_DIRECT transfers.
+/// Opens the RAM disk for O_DIRECT transfers. One too small for the longest is none: what it cuts
+/// short would look like a fault of the pages.
 pub(crate) fn open_ram_disk() -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(RAM_DISK)
+    let mut disk =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(RAM_DISK)?;
+    match disk.seek(SeekFrom::End(0))? {
+        bytes if bytes >= ACCESS_BYTES_MAX => Ok(disk),
+        _ => Err(ErrorKind::StorageFull.into()),
+    }
 }
 
 /// One O_DIRECT transfer between the range and the start of the RAM disk. `Out` writes the range
