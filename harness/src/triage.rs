@@ -126,8 +126,12 @@ fn of_hang(program: &Program, line: u16, stuck: Vec<u8>, killed: bool) -> Sighti
     let lines = program.each_line();
     let op = lines.get(usize::from(line)).map_or("end", |(_, _, op)| op.kind().spec().name);
     let how = if killed { "ends only when it is killed" } else { "cannot be killed" };
+    let mut signature = format!("{HANG}{op}/{}", if killed { "killable" } else { "unkillable" });
+    if let Some(cause) = oracles::known::cause_of_hang(program, line) {
+        signature.push_str(&format!(":{cause}"));
+    }
     Sighting {
-        signature: format!("{HANG}{op}/{}", if killed { "killable" } else { "unkillable" }),
+        signature,
         title: format!("{op} hangs and {how}"),
         source: Source::Hang,
         known: None,

@@ -2,7 +2,9 @@
 //! accepted in silence. The built-in list is `known.toml` beside this crate; a kernel may carry
 //! its own next to its image.
 
-use case::{Profile, Violation};
+use case::op::Op;
+use case::value::{UffdModes, WpFlags};
+use case::{Profile, Program, Violation};
 use serde::Deserialize;
 
 /// One deviation and what it breaks.
@@ -59,6 +61,30 @@ impl Known {
     }
 }
 
+/// What the program did before `line` that a deviation can turn into a fault that never ends; the last
+/// part of a hang's signature. `rearmed`: write protection, then a registration without it (U-090).
+/// The fault of a store finds a bit that no userfaultfd answers for, leaves the entry as it is
+/// (hugetlb_wp) and is taken again.
+pub fn cause_of_hang(program: &Program, line: u16) -> Option<&'static str> {
+    let (mut armed, mut protected) = (Vec::new(), Vec::new());
+    for (at_line, _, op) in program.each_line() {
+        match op {
+            _ if at_line >= line => break,
+            Op::Register { at, modes, .. } if modes.has(UffdModes::WP) => {
+                armed.push(at.region);
+            }
+            Op::WriteProtect { at, flags, .. }
+                if flags.has(WpFlags::WP) && armed.contains(&at.region) =>
+            {
+                protected.push(at.region);
+            }
+            Op::Register { at, .. } if protected.contains(&at.region) => return Some("rearmed"),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Glob with `*` only.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
@@ -86,6 +112,22 @@ mod tests {
             assert!(!d.signatures.is_empty() && !d.why.is_empty(), "{} says too little", d.id);
             let names = ["U61", "U612", case::profile::HGM_POSTED];
             assert!(d.families.iter().all(|f| names.contains(&f.as_str())), "{}", d.id);
+        }
+    }
+
+    #[test]
+    fn a_hang_is_put_down_to_what_went_before_it() {
+        let text = "hgm 1\nmmap at=r0 len=2M page=2M\nu0 = uffd\n\
+            register uffd=u0 at=r0 len=2M modes=wp\nwriteprotect uffd=u0 at=r0 len=2M\n\
+            register uffd=u0 at=r0 len=2M modes=missing\nwrite at=r0 len=4K\n";
+        let program = case::text::parse(text).unwrap();
+        assert_eq!(cause_of_hang(&program, 5), Some("rearmed"));
+        assert_eq!(cause_of_hang(&program, 4), None, "what comes later is no cause");
+        for without in
+            ["writeprotect uffd=u0 at=r0 len=2M\n", "register uffd=u0 at=r0 len=2M modes=wp\n"]
+        {
+            let program = case::text::parse(&text.replace(without, "")).unwrap();
+            assert_eq!(cause_of_hang(&program, 4), None, "without {without}");
         }
     }
 

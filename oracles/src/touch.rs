@@ -380,7 +380,8 @@ fn map_file_page(
     body: BodyId,
     marker: bool,
 ) {
-    let copies = vma.is_private() && access == Access::Write && !marker;
+    // A store copies at once, into a marker as well: the copy is what is protected (do_cow_fault).
+    let copies = vma.is_private() && access == Access::Write;
     let slot = if copies {
         mark_anon_vma(w, proc, addr);
         Slot::Page(w.copy_body(body))

@@ -21,7 +21,7 @@ const QUIET: &[(&str, &str)] = &[
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "4294967295"),
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs", "4294967295"),
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan", "1"),
-    // It still takes a look when the first process with huge pages comes: let it find nothing to do.
+    // Its one look, see `spend_first_look`, shall find nothing to do.
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none", "0"),
     ("/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_shared", "0"),
     // With that limit off its default, huge pages with zero parts would be split under pressure.
@@ -113,10 +113,30 @@ pub fn quiet() {
     for (path, value) in QUIET {
         let _ = sys::put(path, value);
     }
+    spend_first_look();
     // SAFETY: no core files: a dump would take the memory lock of a dying program.
     unsafe {
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::setrlimit(libc::RLIMIT_CORE, &none);
+    }
+}
+
+/// khugepaged looks at the first process that may have huge pages at once, however long it is told to
+/// sleep, and sleeps from then on while it knows of one. That process is the agent, which has nothing
+/// for it; it would be a program, which would see its pages move.
+fn spend_first_look() {
+    const LEN: usize = 4 << 20;
+    let (prot, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a mapping of its own that nobody else knows.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), LEN, prot, flags, -1, 0);
+        if at != libc::MAP_FAILED {
+            // Only memory that was written to counts.
+            at.cast::<u8>().write_volatile(1);
+            libc::madvise(at, LEN, libc::MADV_HUGEPAGE);
+            libc::munmap(at, LEN);
+        }
     }
 }
 
