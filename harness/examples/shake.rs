@@ -159,11 +159,8 @@ fn listed(known: &Known, profile: &Profile, name: &str) -> Option<String> {
 fn ended(program: &Program, outcome: &RunOutcome) -> (String, String) {
     match outcome {
         RunOutcome::WorkerHung { line, stuck, killed } => {
-            let lines = program.each_line();
-            let op =
-                lines.get(usize::from(*line)).map_or("end", |(_, _, op)| op.kind().spec().name);
-            let how = if *killed { "killable" } else { "unkillable" };
-            (format!("hang/{op}/{how}"), String::from_utf8_lossy(stuck).into_owned())
+            let signature = oracles::known::hang_signature(program, *line, *killed);
+            (signature, String::from_utf8_lossy(stuck).into_owned())
         }
         other => (format!("{other:?}"), String::new()),
     }

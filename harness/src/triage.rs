@@ -88,7 +88,8 @@ pub fn judge(program: &Program, outcome: RunOutcome, profile: &Profile, known: &
             return Judged::void(format!("the child died of signal {signal} at line {line}"));
         }
         RunOutcome::WorkerHung { line, stuck, killed } => {
-            let sighting = of_hang(program, line, stuck, killed);
+            let mut sighting = of_hang(program, line, stuck, killed);
+            sighting.known = known_console(&sighting, profile, known);
             return Judged { sightings: vec![sighting], ..Judged::default() };
         }
         RunOutcome::Refused(why) => return Judged::void(format!("the agent refused it: {why}")),
@@ -126,12 +127,8 @@ fn of_hang(program: &Program, line: u16, stuck: Vec<u8>, killed: bool) -> Sighti
     let lines = program.each_line();
     let op = lines.get(usize::from(line)).map_or("end", |(_, _, op)| op.kind().spec().name);
     let how = if killed { "ends only when it is killed" } else { "cannot be killed" };
-    let mut signature = format!("{HANG}{op}/{}", if killed { "killable" } else { "unkillable" });
-    if let Some(cause) = oracles::known::cause_of_hang(program, line) {
-        signature.push_str(&format!(":{cause}"));
-    }
     Sighting {
-        signature,
+        signature: oracles::known::hang_signature(program, line, killed),
         title: format!("{op} hangs and {how}"),
         source: Source::Hang,
         known: None,

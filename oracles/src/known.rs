@@ -61,11 +61,21 @@ impl Known {
     }
 }
 
+/// The signature of a program that did not end by itself: `hang/OP/killable`, `hang/OP/unkillable`,
+/// and what it can be put down to behind a colon.
+pub fn hang_signature(program: &Program, line: u16, killed: bool) -> String {
+    let lines = program.each_line();
+    let op = lines.get(usize::from(line)).map_or("end", |(_, _, op)| op.kind().spec().name);
+    let how = if killed { "killable" } else { "unkillable" };
+    let cause = cause_of_hang(program, line).map(|cause| format!(":{cause}")).unwrap_or_default();
+    format!("hang/{op}/{how}{cause}")
+}
+
 /// What the program did before `line` that a deviation can turn into a fault that never ends; the last
 /// part of a hang's signature. `rearmed`: write protection, then a registration without it (U-090).
 /// The fault of a store finds a bit that no userfaultfd answers for, leaves the entry as it is
 /// (hugetlb_wp) and is taken again.
-pub fn cause_of_hang(program: &Program, line: u16) -> Option<&'static str> {
+fn cause_of_hang(program: &Program, line: u16) -> Option<&'static str> {
     let (mut armed, mut protected) = (Vec::new(), Vec::new());
     for (at_line, _, op) in program.each_line() {
         match op {
