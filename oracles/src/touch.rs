@@ -513,6 +513,7 @@ pub fn haze_thp(w: &mut World, proc: ProcId, vma: &Vma, unit: u64) {
     if !eligible || vma.flags.nohugepage || w.span(proc, start, start + PMD).is_none() {
         return;
     }
+    w.anon_huge = true;
     haze(w, proc, start, start + PMD, |_, _| true);
 }
 

@@ -258,6 +258,8 @@ pub struct World {
     /// Some anonymous mapping was cut or moved, so its pages may be parts of huge pages that would
     /// not fit into it.
     pub cut_or_moved: bool,
+    /// A fault or COLLAPSE may have put a transparent huge page into anonymous memory.
+    pub anon_huge: bool,
     /// An UNREGISTER was refused at a mapping behind others that it had to leave as they were
     /// (C-34): what shows of them is a class of its own.
     pub unregister_refused: bool,
@@ -391,6 +393,7 @@ impl World {
             reserve_divided: false,
             policies_set: false,
             cut_or_moved: false,
+            anon_huge: false,
             unregister_refused: false,
             threads: 0,
             unregister_failed: false,

@@ -466,6 +466,25 @@ fn poison_is_told_and_stays() {
     assert_eq!(verdict(true, lines(true, signal), 2).as_deref(), Some("O-081"));
 }
 
+/// Where no huge page can lie, poison takes the page.
+#[test]
+fn poison_of_a_base_page_is_not_refused() {
+    let busy = || {
+        let mut seen = poisoned("madvise at=r0 len=4K advice=hwpoison", false);
+        seen.obs.status = Status::Err(16);
+        seen
+    };
+    let lines = |advice: &'static str| {
+        vec![ok("mmap at=r0 len=2M"), ok(advice), ok("write at=r0 len=4K"), busy()]
+    };
+    let none = lines("madvise at=r0 len=2M advice=nohugepage");
+    assert_eq!(verdict(false, none, 1).as_deref(), Some("A-091"));
+    // Where one may lie, it may refuse to be split.
+    let some = lines("madvise at=r0 len=2M advice=hugepage");
+    let always = Profile { thp_enabled: "always".into(), ..profile(false) };
+    assert_eq!(report_on(&always, some, 1).verdict, Verdict::Pass);
+}
+
 #[test]
 fn populate_stops_where_a_page_cannot_be_had() {
     passes(vec![

@@ -28,6 +28,7 @@ const MUST_WORK: Chance = Chance { works: true, invalid: false, busy: false, aga
 const INVALID: Chance = Chance { works: false, invalid: true, busy: false, again: false };
 
 pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
+    w.anon_huge = true;
     // Pieces the kernel may have merged are looked at as one; it need not have (V-030), so they are
     // pieces again after it.
     let before: Vec<Vma> =

@@ -64,7 +64,7 @@ fn may_be_thp(w: &World, vma: &Vma, at: u64) -> bool {
     let block = at - at % THP;
     let fits = block >= vma.start && block + THP <= vma.end;
     let wanted = match vma.backing {
-        Backing::Anon => true,
+        Backing::Anon => w.anon_huge,
         // Files have huge pages where the setting says so, or after a collapse.
         Backing::File { key, .. } => w.files[key].maybe_huge || !matches!(w.thp_shmem, 0 | 4),
     };
