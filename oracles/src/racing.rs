@@ -42,15 +42,32 @@ pub fn raced(w: &mut World, op: &Op, explained: bool) {
     };
     let mut page = at.addr() - at.addr() % PAGE;
     while page < at.addr() + len {
-        if let (true, Some(body)) = (stores, body_at(w, ProcId(0), page)) {
-            let sub = w.vma_at(ProcId(0), page).map_or(0, |v| World::sub_page(v, page));
-            w.bodies[body].vague.insert(sub);
+        if stores {
+            stored_amid(w, page);
         }
         if !explained && !unsettle(w, page) {
             w.blur("racing ops on huge pages did not end as in reading order");
             return;
         }
         page += PAGE;
+    }
+}
+
+/// What a store that raced left in its page is open, also where the page is not known to be there.
+fn stored_amid(w: &mut World, page: u64) {
+    let Some(vma) = w.vma_at(ProcId(0), page) else { return };
+    let (sub, behind) = (World::sub_page(vma, page), vma.file_unit(page));
+    match body_at(w, ProcId(0), page) {
+        Some(body) => {
+            w.bodies[body].vague.insert(sub);
+        }
+        None => {
+            if let Some((key, idx)) =
+                behind.filter(|(key, idx)| !w.files[*key].cache.contains_key(idx))
+            {
+                w.files[key].perhaps_copied.insert(idx);
+            }
+        }
     }
 }
 

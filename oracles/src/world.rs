@@ -56,6 +56,9 @@ pub struct File {
     pub seals: Seals,
     /// Page cache by unit index (file offset / page size).
     pub cache: BTreeMap<u64, BodyId>,
+    /// Pages that are not cached as far as is known, but that a COPY which raced may have filled:
+    /// if they show up, with what is open.
+    pub perhaps_copied: BTreeSet<u64>,
     /// hugetlb: indices in the file's reserve map, whether or not a page is cached there.
     pub resv: BTreeSet<u64>,
     /// Not reachable by a descriptor.
@@ -431,6 +434,7 @@ impl World {
             size: 0,
             seals: Seals::NONE,
             cache: BTreeMap::new(),
+            perhaps_copied: BTreeSet::new(),
             resv: BTreeSet::new(),
             hidden,
             mounted: false,
@@ -441,7 +445,11 @@ impl World {
         self.files.len() - 1
     }
     pub fn new_body(&mut self, size: PageSize, file: Option<(FileKey, u64)>) -> BodyId {
-        self.bodies.push(Body::new(size, file));
+        let mut body = Body::new(size, file);
+        if file.is_some_and(|(key, idx)| self.files[key].perhaps_copied.remove(&idx)) {
+            body.vague.insert(0);
+        }
+        self.bodies.push(body);
         self.bodies.len() - 1
     }
     /// A private copy of a page's content.

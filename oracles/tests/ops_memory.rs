@@ -791,15 +791,22 @@ fn each_read_fault_may_bring_its_own_neighbours() {
 
 #[test]
 fn soft_offline_goes_on_by_the_page_a_part_is_left_of() {
+    let always = Profile { thp_enabled: "always".into(), ..profile(true) };
     let lines = |cut: &'static str| {
         vec![
+            ok("mmap at=r2 len=2M"),
+            ok("write at=r2 len=4K"),
             ok("mmap at=r0 len=12K"),
             ok("write at=r0 len=12K"),
             ok(cut),
             ok("madvise at=r0+4K len=8K advice=softoffline"),
         ]
     };
-    let verdict = |cut: &'static str, pages: i64| verdict(true, lines(cut), pages);
+    let verdict =
+        |cut: &'static str, pages: i64| match report_on(&always, lines(cut), pages).verdict {
+            Verdict::Violation(v) => Some(v.rule),
+            _ => None,
+        };
     let (part, other) = ("munmap at=r0 len=4K", "munmap at=r1 len=4K");
     assert_eq!(verdict(part, 1), None);
     assert_eq!(verdict(part, 2), None);

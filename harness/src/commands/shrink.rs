@@ -331,14 +331,13 @@ impl Ended {
             self.others.iter().for_each(|o| ctx.term.line(&clean_str(&format!("  showed {o}"))));
             return;
         }
-        let count = |(shown, tried): Rate| format!("{shown} of {tried}");
         ctx.term.line(&format!("{}  {signature}", ctx.term.paint(Tone::Bad, "shrunk")));
         ctx.term.line(&format!(
-            "  {} lines shown {}  ->  {} lines shown {}   {} tries, {:.0} s{}",
+            "  {} lines {}  ->  {} lines {}   {} tries, {:.0} s{}",
             self.program.lines(),
-            count(self.before),
+            told(self.before),
             self.small.lines(),
-            count(self.after),
+            told(self.after),
             self.tries,
             self.took.as_secs_f64(),
             if self.whole { "" } else { ", not everything tried" },
@@ -351,6 +350,14 @@ impl Ended {
         if let Some(path) = &outputs.program {
             ctx.term.line(&format!("written to {}, log beside it", path.display()));
         }
+    }
+}
+
+/// How often a program showed it. One that was the smallest when time was up was not replayed again.
+fn told((shown, tried): Rate) -> String {
+    match tried {
+        0 => "not replayed at the end".into(),
+        _ => format!("shown {shown} of {tried}"),
     }
 }
 
@@ -388,12 +395,10 @@ impl Outputs {
         small.about = vec![
             format!("Shows {signature}"),
             format!(
-                "{} of {}; the {} lines it was made from {} of {}.",
-                ended.after.0,
-                ended.after.1,
+                "{}; the {} lines it was made from {}.",
+                told(ended.after),
                 ended.program.lines(),
-                ended.before.0,
-                ended.before.1
+                told(ended.before)
             ),
         ];
         let log: String = ended.log.iter().map(|line| format!("{line}\n")).collect();

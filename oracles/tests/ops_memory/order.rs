@@ -42,6 +42,7 @@ fn a_read_beyond_the_end_maps_neighbours_first() {
 
 #[test]
 fn memory_failure_names_the_whole_huge_page_that_would_not_split() {
+    let always = Profile { thp_enabled: "always".into(), ..profile(true) };
     let judged = |errno: u16, lsb: u8| {
         let at = Spot::In(Place::new(0, 0));
         let mut failed = err("madvise at=r0 len=4K advice=hwpoison", errno);
@@ -52,7 +53,7 @@ fn memory_failure_names_the_whole_huge_page_that_would_not_split() {
             ok("write at=r0 len=4M"),
             failed,
         ];
-        match report(true, lines, 1).verdict {
+        match report_on(&always, lines, 1).verdict {
             Verdict::Violation(v) => Some(v.rule),
             _ => None,
         }

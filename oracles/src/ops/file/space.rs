@@ -150,6 +150,7 @@ pub fn truncate(w: &mut World, cx: &Cx<'_>, key: FileKey, size: u64) {
     }
     let freed = zap::zap_file(w, key, first * unit, u64::MAX, TRUNCATE);
     w.files[key].cache.retain(|idx, _| *idx < first);
+    w.files[key].perhaps_copied.retain(|idx| *idx < first);
     w.files[key].resv.retain(|idx| *idx < first);
     if let (false, Some(body)) = (size.is_multiple_of(unit), cached(w, key, size / unit)) {
         zero_part(w, body, size % unit, unit);
@@ -222,6 +223,7 @@ fn hole(w: &mut World, cx: &Cx<'_>, key: FileKey, from: u64, to: u64, how: Zap) 
     let freed = zap::zap_file(w, key, from, to, how);
     let gone: Vec<u64> =
         w.files[key].cache.range(from / unit..to / unit).map(|(idx, _)| *idx).collect();
+    w.files[key].perhaps_copied.retain(|idx| !(from / unit..to / unit).contains(idx));
     for idx in gone {
         w.files[key].cache.remove(&idx);
         w.files[key].resv.remove(&idx);
