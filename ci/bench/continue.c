@@ -65,24 +65,41 @@ static double tables(void)
 	return kib;
 }
 
-/* A mapping to be served and one that fills the file, both of `size` bytes. */
-static char *file_mapped(unsigned flags, size_t size, size_t fill)
+/* A file of `size` bytes whose pages, of `page` bytes each, are all there. */
+static int filled(unsigned flags, size_t size, size_t page)
 {
 	int fd = syscall(SYS_memfd_create, "bench", flags);
-	char *all, *served;
+	char *all;
 
 	if (fd < 0 || ftruncate(fd, size))
 		give_up("no file of such pages");
 	all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	served = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (all == MAP_FAILED || served == MAP_FAILED)
+	if (all == MAP_FAILED)
 		give_up("too few huge pages");
-	for (size_t at = 0; at < size; at += fill)
+	for (size_t at = 0; at < size; at += page)
 		all[at] = 1;
-	/* The served one shares no page table with it. */
+	/* The one that is served shares no page table with it. */
 	munmap(all, size);
-	close(fd);
-	return served;
+	return fd;
+}
+
+static char *mapped(int fd, size_t size)
+{
+	char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (at == MAP_FAILED)
+		give_up("mmap");
+	return at;
+}
+
+/* The same for pieces: tables that are left empty stay, so each measurement has a mapping of its own. */
+static char *splittable(int fd, size_t size)
+{
+	char *at = mapped(fd, size);
+
+	if (madvise(at, size, ADVICE_SPLIT))
+		give_up("MADV_SPLIT: no high-granularity mapping here");
+	return at;
 }
 
 static void serve(char *at, size_t size)
@@ -103,16 +120,17 @@ static void proceed(char *at, size_t len)
 		give_up("UFFDIO_CONTINUE");
 }
 
-/* Seconds for one call in steps of `step` over `bytes`. */
+/* Seconds for one call in steps of `step` over `bytes`; the mapping is gone afterwards. */
 static double per_call(char *at, size_t size, size_t bytes, size_t step)
 {
-	double start = now();
+	double start;
 
+	serve(at, size);
+	start = now();
 	for (size_t k = 0; k < bytes; k += step)
 		proceed(at + k, step);
 	start = (now() - start) / (bytes / step);
-	if (madvise(at, size, MADV_DONTNEED))
-		give_up("MADV_DONTNEED");
+	munmap(at, size);
 	return start;
 }
 
@@ -128,46 +146,42 @@ static void row(const char *of, const char *name, double value, const char *unit
 }
 
 /* One size of huge pages; as many bytes as `small` has are continued piece by piece, by turns with it. */
-static void huge(const char *of, unsigned flags, size_t page, size_t pages, char *small)
+static void huge(const char *of, unsigned flags, size_t page, size_t pages, int small)
 {
 	size_t size = page * pages;
-	char *at = file_mapped(MFD_HUGETLB | flags, size, page);
-	double empty, together, start;
+	int fd = filled(MFD_HUGETLB | flags, size, page);
+	char *at;
+	double in_pieces, together, start;
 	double call[ROUNDS], against_small[ROUNDS], against_whole[ROUNDS];
 
-	if (madvise(at, size, ADVICE_SPLIT))
-		give_up("MADV_SPLIT: no high-granularity mapping here");
-	serve(at, size);
 	for (int i = 0; i < ROUNDS; i++) {
-		double base = per_call(small, SMALL, SMALL, PIECE);
-		double whole = per_call(at, size, size, page);
+		double base = per_call(mapped(small, SMALL), SMALL, SMALL, PIECE);
+		double whole = per_call(splittable(fd, size), size, size, page);
 
-		call[i] = per_call(at, size, SMALL, PIECE);
+		call[i] = per_call(splittable(fd, size), size, SMALL, PIECE);
 		against_small[i] = base / call[i];
 		against_whole[i] = call[i] * (page / PIECE) / whole;
 	}
 	row(of, "CONTINUE of 4 KiB", 1e-3 / median(call), "1000/s");
 	row(of, "calls in the time of one on shmem", median(against_small), "");
 	row(of, "time of all pieces, against one whole", median(against_whole), "x");
-	munmap(at, size);
 
-	/* Tables: a fresh mapping, one page of it in pieces, then put together. */
-	at = file_mapped(MFD_HUGETLB | flags, page, page);
-	if (madvise(at, page, ADVICE_SPLIT))
-		give_up("MADV_SPLIT");
+	/* Tables: one page of it in pieces, then put together. */
+	at = splittable(fd, page);
 	serve(at, page);
-	empty = tables();
 	for (size_t k = 0; k < page; k += PIECE)
 		proceed(at + k, PIECE);
-	row(of, "page tables of a page in pieces", tables() - empty, "KiB");
-	row(of, "of the memory they map", 100 * 1024 * (tables() - empty) / page, "%");
+	in_pieces = tables();
 	start = now();
 	if (madvise(at, page, ADVICE_COLLAPSE))
 		give_up("MADV_COLLAPSE");
 	together = now() - start;
-	row(of, "COLLAPSE of that page", together * 1e3, "ms");
-	row(of, "page tables after it", tables() - empty, "KiB");
+	in_pieces -= tables();
+	row(of, "COLLAPSE of a page in pieces", together * 1e3, "ms");
+	row(of, "page tables that it had more before", in_pieces, "KiB");
+	row(of, "of the memory they map", 100 * 1024 * in_pieces / page, "%");
 	munmap(at, page);
+	close(fd);
 }
 
 int main(void)
@@ -176,13 +190,12 @@ int main(void)
 		.api = UFFD_API,
 		.features = UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM,
 	};
-	char *small;
+	int small;
 
 	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
 		give_up("no userfaultfd with minor faults");
-	small = file_mapped(0, SMALL, PIECE);
-	serve(small, SMALL);
+	small = filled(0, SMALL, PIECE);
 	huge("2 MiB", MFD_HUGE_2MB, 2 << 20, 8, small);
 	huge("1 GiB", MFD_HUGE_1GB, 1 << 30, 1, small);
 	return 0;
