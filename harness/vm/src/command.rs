@@ -175,6 +175,12 @@ mod tests {
     }
 
     #[test]
+    fn the_ram_disk_holds_the_longest_transfer() {
+        let disk = format!(" ramdisk_size={}", case::limits::ACCESS_BYTES_MAX >> 10);
+        assert!(kernel_args(&spec()).contains(&disk), "{disk}");
+    }
+
+    #[test]
     fn every_cpu_is_in_one_node_and_the_memory_adds_up() {
         for (cpus, near, far) in [(1, "cpus=0", ""), (2, "cpus=0", ",cpus=1"), (3, "1", ",cpus=2")]
         {
