@@ -252,6 +252,7 @@ fn line(w: &mut World, cx: &Cx<'_>, start: &Counters) -> Out {
     w.collect();
     w.haze_huge_files();
     crate::ops::mapping::haze_shared_tables(w);
+    crate::ops::mapping::merge::share_anon_vmas(w);
     if w.blurred.is_some() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use crate::errno::EFAULT;
 use crate::mutants::Mutant;
 use crate::ops::uffd::resolve_wp;
 use crate::step::{Cx, Out, seen_bits};
-use crate::world::{Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, World};
+use crate::world::{AnonVma, Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Spot, Status, Word, event, pm};
 use case::program::HANDLER_SERIAL;
@@ -494,7 +494,7 @@ pub fn take_huge_cached(w: &mut World, key: usize, idx: u64) -> Option<BodyId> {
 /// Remembers that the VMA has anonymous pages, so that fork copies its tables.
 pub fn mark_anon_vma(w: &mut World, proc: ProcId, addr: u64) {
     if let Some(vma) = w.vma_at_mut(proc, addr) {
-        vma.anon_vma = true;
+        vma.anon_vma = AnonVma::Yes;
     }
 }
 

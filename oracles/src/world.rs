@@ -146,8 +146,18 @@ pub struct Vma {
     pub starved: bool,
     /// NUMA policy of its own.
     pub policy: Option<(NumaMode, Nodes)>,
-    /// An anonymous page was ever put here (anon_vma exists), so fork copies the tables.
-    pub anon_vma: bool,
+    /// Whether fork copies the tables.
+    pub anon_vma: AnonVma,
+}
+
+/// Was an anonymous page ever put into the mapping (does its anon_vma exist)? Neighbours the kernel
+/// may have merged share one, so what was put into one is perhaps said of the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AnonVma {
+    #[default]
+    No,
+    Perhaps,
+    Yes,
 }
 
 /// Indices of a private reservation that were consumed by a page.

@@ -1,8 +1,9 @@
 //! Ops on the address space: what mmap, munmap, mremap, mprotect and mlock answer, and what they
-//! do to VMAs and entries. mmap is in [`map`], mremap in [`remap`].
+//! do to VMAs and entries. mmap is in [`map`], mremap in [`remap`], what may be one in [`merge`].
 
 mod map;
-pub mod remap;
+pub mod merge;
+mod remap;
 
 use crate::errno::{EACCES, EINVAL, ENOMEM};
 use crate::mutants::Mutant;

@@ -4,7 +4,7 @@ use crate::errno::ENOMEM;
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
-use crate::world::{Backing, Entry, ExpectedEvent, Proc, Slot, Vma, World};
+use crate::world::{AnonVma, Backing, Entry, ExpectedEvent, Proc, Slot, Vma, World};
 use case::observation::{Spot, event};
 use case::{Op, Place, Policy, ProcId, UffdFeatures, UffdId, UffdModes};
 use std::collections::BTreeSet;
@@ -76,17 +76,20 @@ fn copy_vma(w: &mut World, from: ProcId, child: ProcId, parent: &Proc, vma: &Vma
     copy.uffd = vma.uffd.filter(|(id, _)| keeps_registration(w, from, *id));
     let keeps_wp = copy.armed(UffdModes::WP) || w.mutated(Mutant::ForkKeepsWp);
     let wiped = vma.flags.wipeonfork && !w.mutated(Mutant::WipeIgnored);
-    let copied = !wiped && (vma.anon_vma || copy.armed(UffdModes::WP));
+    let copied = !wiped && (vma.anon_vma == AnonVma::Yes || copy.armed(UffdModes::WP));
+    let perhaps = !copied && !wiped && vma.anon_vma == AnonVma::Perhaps;
     if wiped {
-        copy.anon_vma = false;
+        copy.anon_vma = AnonVma::No;
     }
     if let Some(p) = w.proc_mut(child) {
         p.vmas.insert(copy.start, copy.clone());
     }
-    if !copied && !wiped && vma.backing == Backing::Anon {
+    if perhaps || !copied && !wiped && vma.backing == Backing::Anon {
         // A huge zero page makes the kernel prepare for anonymous pages, so fork copies the
-        // tables; 4 KiB zero pages do not. Which it was is the kernel's choice.
-        for at in parent.entries.range(vma.start..vma.end).map(|(at, _)| *at) {
+        // tables; 4 KiB zero pages do not. Which it was is the kernel's choice, and so is whether
+        // a neighbour with anonymous pages is part of the same mapping (V-030).
+        let there = parent.entries.range(vma.start..vma.end).filter(|(_, e)| e.slot != Slot::Marker);
+        for at in there.map(|(at, _)| *at) {
             w.set_entry(child, at, Some(Entry { slot: Slot::Unsure, wp: false }));
         }
     }

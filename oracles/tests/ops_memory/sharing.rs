@@ -98,6 +98,35 @@ fn advice_that_changes_nothing_splits_nothing() {
 }
 
 #[test]
+fn what_may_be_one_mapping_again_may_be_copied_by_fork() {
+    let file = pm::PRESENT | pm::FILE;
+    let lines = |undone: &'static str, bits: u8| {
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=4M"),
+            ok("mmap at=r0 len=4M from=f0"),
+            ok("madvise at=r0 len=2M advice=dontdump"),
+            ok(undone),
+            ok("write at=r0+2044K len=4K"),
+            ok("read at=r0+2M len=4K").reads(&[Word::Zero]),
+            ok("madvise at=r0+2M len=2M advice=random"),
+            ok("p1 = fork"),
+            ok("p1: observe at=r0+2M len=2M what=pagemap").pages(
+                1,
+                Place::new(0, 2 << 20),
+                &[(1, bits, 512)],
+            ),
+        ]
+    };
+    let undone = "madvise at=r0 len=2M advice=dodump";
+    passes(lines(undone, file));
+    passes(lines(undone, 0));
+    let other = "madvise at=r0 len=2M advice=sequential";
+    passes(lines(other, 0));
+    breaks("O-006", lines(other, file));
+}
+
+#[test]
 fn a_policy_may_leave_a_reservation_without_a_page() {
     let bus = SignalSeen { signo: 7, code: 2, at: Spot::In(START), lsb: 0 };
     let lines = |policy: &'static str| {

@@ -3,7 +3,7 @@
 use super::{EAGAIN, EBUSY, EINVAL, ENOMEM, Part, pieces};
 use crate::mutants::Mutant;
 use crate::ops::file::{space, zap};
-use crate::ops::mapping::remap::may_merge;
+use crate::ops::mapping::merge::may_merge;
 use crate::rules::*;
 use crate::step::seen_bits;
 use crate::step::{Cx, Out, Want};
@@ -92,7 +92,7 @@ fn join(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> bool {
         if let (true, Some(p)) = (same, w.proc_mut(cx.proc)) {
             p.vmas.remove(&next.start);
             head.end = next.end;
-            head.anon_vma |= next.anon_vma;
+            head.anon_vma = head.anon_vma.max(next.anon_vma);
             p.vmas.insert(head.start, head.clone());
             joined = true;
         } else {

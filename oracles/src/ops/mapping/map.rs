@@ -5,7 +5,7 @@ use crate::mutants::Mutant;
 use crate::ops::file::space::{Room, room, took};
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
-use crate::world::{Backing, FileKey, Resv, Vma, VmaFlags, World};
+use crate::world::{AnonVma, Backing, FileKey, Resv, Vma, VmaFlags, World};
 use case::limits::PAGE;
 use case::observation::View;
 use case::{Family, MmapFlags, Op, PageSize, Prot, Seals, Share};
@@ -256,7 +256,7 @@ fn insert(w: &mut World, cx: &Cx<'_>, ask: &Ask, key: Option<FileKey>, off: u64,
         resv: None,
         starved: false,
         policy: None,
-        anon_vma: false,
+        anon_vma: AnonVma::No,
     };
     if let Some(p) = w.proc_mut(cx.proc) {
         p.vmas.insert(ask.start, vma);

@@ -1,5 +1,6 @@
 //! mremap: preconditions in the kernel's order, shrinking, growing, moving.
 
+use super::merge::may_merge;
 use super::{
     AMPLE, EINVAL, ENOMEM, announce, cuts_huge, leaves_cut, populate, settle, unmap, unshare,
 };
@@ -8,7 +9,7 @@ use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::touch::Touch;
-use crate::world::{Backing, Entry, ExpectedEvent, Node, Slot, Vma, World};
+use crate::world::{AnonVma, Backing, Entry, ExpectedEvent, Node, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, event};
 use case::{Expectation, MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures};
@@ -108,22 +109,6 @@ fn reach(w: &World, cx: &Cx<'_>, addr: u64) -> (u64, u64) {
         last = next;
     }
     (sure, last.end)
-}
-
-/// True if the kernel may keep two neighbours as one mapping.
-pub fn may_merge(a: &Vma, b: &Vma) -> bool {
-    let joined = match (a.backing, b.backing) {
-        (Backing::Anon, Backing::Anon) => true,
-        (Backing::File { key, off }, Backing::File { key: k, off: o }) => {
-            key == k && off + (a.end - a.start) == o
-        }
-        _ => false,
-    };
-    joined
-        && a.end == b.start
-        && a.resv == b.resv
-        && a.policy == b.policy
-        && (a.prot, a.share, a.flags, a.uffd) == (b.prot, b.share, b.flags, b.uffd)
 }
 
 /// The checks of vma_to_resize: the errno that must come, or whether EFAULT may come because
@@ -339,7 +324,9 @@ fn leave_empty(w: &mut World, cx: &Cx<'_>, ask: &Ask) {
         vma.flags.onfault = false;
         // A mapping that was moved whole keeps no tie to its pages (move_vma, unlink_anon_vmas), so
         // fork leaves what it shows later to faults.
-        vma.anon_vma &= vma.start < start || vma.end > end;
+        if vma.start >= start && vma.end <= end {
+            vma.anon_vma = AnonVma::No;
+        }
     });
 }
 
