@@ -85,6 +85,7 @@ pub enum Verb {
     Corpus(CorpusArgs),
     Config(ConfigArgs),
     Completions(CompletionsArgs),
+    Man(ManArgs),
     Help(HelpArgs),
 }
 
@@ -529,6 +530,15 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
+/// Write the man pages: hgm.1, and one for each verb.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm man ~/.local/share/man/man1\n  hgm man | man -l -")]
+pub struct ManArgs {
+    /// Folder for all of them, made if it is not there. Without it, hgm.1 goes to stdout.
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
 /// Help on a verb, or on a topic: exit-codes, ops, config.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm help ops\n  hgm help exit-codes --json\n  hgm help fuzz")]
@@ -617,6 +627,7 @@ impl Verb {
             | Verb::Kernel(_)
             | Verb::Config(_)
             | Verb::Completions(_)
+            | Verb::Man(_)
             | Verb::Help(_) => {}
         }
         all.0

@@ -104,7 +104,7 @@ impl Context {
 /// Verbs that must help even when the configuration is broken.
 fn works_without_config(verb: &Verb) -> bool {
     match verb {
-        Verb::Doctor(_) | Verb::Help(_) | Verb::Completions(_) => true,
+        Verb::Doctor(_) | Verb::Help(_) | Verb::Completions(_) | Verb::Man(_) => true,
         Verb::Config(args) => matches!(args.verb, ConfigVerb::Check),
         _ => false,
     }

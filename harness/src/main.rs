@@ -76,6 +76,7 @@ fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
         Verb::Corpus(args) => commands::corpus::run(args, ctx),
         Verb::Config(args) => commands::config::run(args, ctx),
         Verb::Completions(args) => commands::completions::run(args, ctx),
+        Verb::Man(args) => commands::man::run(args, ctx),
         Verb::Help(args) => commands::help::run(args, ctx),
         Verb::Fuzz(args) => commands::fuzz::run(args, ctx),
         Verb::Run(args) => commands::run::run(args, ctx),

@@ -44,6 +44,7 @@ fn help_is_there_for_every_verb_and_shows_examples() {
         "config show",
         "config check",
         "completions",
+        "man",
         "help",
     ];
     for verb in verbs {
@@ -478,6 +479,32 @@ fn completions_and_version() {
         assert!(out.code == 0 && out.stdout.contains("regress"), "{shell}");
     }
     assert!(place.hgm(&["--version"]).stdout.starts_with("hgm "));
+}
+
+#[test]
+fn every_verb_has_a_man_page() {
+    let place = Place::new();
+    let dir = place.path("new/man1");
+    let out = place.hgm(&["man", dir.to_str().unwrap()]);
+    assert_eq!((out.code, out.stdout.as_str()), (0, ""));
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+    for (page, synopsis, flag) in [
+        ("hgm.1", "\\fBhgm\\fR", "help"),
+        ("hgm-fuzz.1", "\\fBhgm fuzz\\fR", "until\\-finding"),
+        ("hgm-findings-mark.1", "\\fBhgm findings mark\\fR", "embargo"),
+    ] {
+        let text = read(page);
+        for part in [".TH", ".SH SYNOPSIS", synopsis, flag] {
+            assert!(text.contains(part), "{page}: {part}\n{text}");
+        }
+    }
+    assert_eq!(place.hgm(&["man"]).stdout, read("hgm.1"));
+    // A file where the folder should be.
+    let taken = place.path("taken");
+    place.write("taken", "x");
+    let out = place.hgm(&["man", taken.to_str().unwrap()]);
+    assert_ne!(out.code, 0);
+    assert!(out.stderr.contains("taken"), "{}", out.stderr);
 }
 
 /// Best of some: the machine may be busy, the program is what is measured.

@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod gate;
 pub mod help;
 pub mod kernel;
+pub mod man;
 pub mod regress;
 pub mod report;
 pub mod repro;

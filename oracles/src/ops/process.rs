@@ -88,7 +88,8 @@ fn copy_vma(w: &mut World, from: ProcId, child: ProcId, parent: &Proc, vma: &Vma
         // A huge zero page makes the kernel prepare for anonymous pages, so fork copies the
         // tables; 4 KiB zero pages do not. Which it was is the kernel's choice, and so is whether
         // a neighbour with anonymous pages is part of the same mapping (V-030).
-        let there = parent.entries.range(vma.start..vma.end).filter(|(_, e)| e.slot != Slot::Marker);
+        let there =
+            parent.entries.range(vma.start..vma.end).filter(|(_, e)| e.slot != Slot::Marker);
         for at in there.map(|(at, _)| *at) {
             w.set_entry(child, at, Some(Entry { slot: Slot::Unsure, wp: false }));
         }
