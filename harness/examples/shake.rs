@@ -288,6 +288,7 @@ fn spec(kernel: &str, out: &Path) -> Result<VmSpec> {
         memory_mib: vm::MEMORY_MIB_DEFAULT,
         cpus: 2,
         accel: Accel::Tcg,
+        jail: vm::Jail::find().unwrap_or_default(),
         dir: out.join("vm"),
         boot_timeout: Duration::from_secs(90),
         extra_cmdline: String::new(),

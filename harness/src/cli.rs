@@ -304,6 +304,14 @@ pub enum AccelChoice {
     Tcg,
 }
 
+/// Whether QEMU runs behind a wall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JailChoice {
+    Auto,
+    On,
+    Off,
+}
+
 /// When mappings are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LookChoice {

@@ -3,7 +3,9 @@
 //! Order, later wins: built-in default, `[profile.default]`, the chosen profile, `HGM_<KEY>`,
 //! flags. Every value remembers where it came from. An unknown key is an error, never ignored.
 
-use crate::cli::{AccelChoice, CoverageChoice, GlobalArgs, GuideChoice, LookChoice, Override};
+use crate::cli::{
+    AccelChoice, CoverageChoice, GlobalArgs, GuideChoice, JailChoice, LookChoice, Override,
+};
 use crate::exit::{ExpectedError, nearest};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
@@ -60,6 +62,12 @@ pub const KEYS: &[Key] = &[
     key("vcpus", int(1, 16), "2", "CPUs of one VM"),
     key("memory_mib", int(256, 65536), "4096", "memory of one VM, in MiB; 1 GiB pages need 4096"),
     key("accel", Kind::Choice(&["auto", "kvm", "tcg"]), "auto", "how VMs run"),
+    key(
+        "jail",
+        Kind::Choice(&["auto", "on", "off"]),
+        "auto",
+        "a wall around QEMU (bubblewrap); auto: a must under TCG, used under KVM where it works",
+    ),
     key("qemu", Kind::Path, "qemu-system-x86_64", "QEMU: a path, or a name looked up in PATH"),
     key("cmdline", Kind::Text, "", "words added to the kernel command line"),
     key("boot_timeout_s", int(1, 3600), "120", "seconds until a booting VM is given up"),
@@ -142,6 +150,7 @@ pub struct Config {
     pub vcpus: u8,
     pub memory_mib: u32,
     pub accel: AccelChoice,
+    pub jail: JailChoice,
     pub qemu: PathBuf,
     pub cmdline: String,
     pub boot_timeout: Duration,
@@ -260,6 +269,7 @@ fn build(profile: String, file: Option<PathBuf>, values: Values) -> Config {
         vcpus: u8::try_from(number("vcpus")).unwrap_or(1),
         memory_mib: small("memory_mib"),
         accel: AccelChoice::from_str(&text("accel"), false).unwrap_or(AccelChoice::Auto),
+        jail: JailChoice::from_str(&text("jail"), false).unwrap_or(JailChoice::On),
         qemu: path("qemu").unwrap_or_default(),
         cmdline: text("cmdline"),
         boot_timeout: seconds("boot_timeout_s"),

@@ -5,6 +5,7 @@
 use crate::assets;
 use crate::config::{Config, faults_of, find_file};
 use crate::context::Context;
+use crate::term::clean_str;
 use nix::sys::statvfs::statvfs;
 use std::ffi::OsStr;
 use std::fs;
@@ -76,6 +77,7 @@ pub const CHECKS: &[(&str, Look)] = &[
     ("sandbox", sandbox),
     ("kvm", kvm),
     ("namespaces", namespaces),
+    ("jail", jail),
     ("agent", agent),
     ("coverage", coverage),
     ("kernels", kernels),
@@ -245,6 +247,17 @@ fn namespaces(_: &Context) -> Found {
     match run_tool(Command::new("unshare").args(["--user", "--map-root-user", "true"])) {
         Ok(_) => ok("user namespaces work"),
         Err(why) => warn(format!("no user namespaces: {why}"), fix),
+    }
+}
+
+/// Under TCG nothing else stands between a guest and this host.
+fn jail(_: &Context) -> Found {
+    match vm::Jail::find() {
+        Ok(_) => ok("QEMU runs in namespaces of its own"),
+        Err(why) => fail(
+            format!("no jail for QEMU: {}", clean_str(&why)),
+            "install bubblewrap and allow user namespaces; --set jail=off runs without",
+        ),
     }
 }
 

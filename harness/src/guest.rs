@@ -2,7 +2,7 @@
 //! the accelerator, and the VM specification every verb shares. Boots nothing but the probe.
 
 use crate::assets;
-use crate::cli::{AccelChoice, LookChoice};
+use crate::cli::{AccelChoice, JailChoice, LookChoice};
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::ExpectedError;
@@ -12,9 +12,9 @@ use case::Family;
 use case::link::Look;
 use oracles::known::Known;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
-use vm::{Accel, Snapshots, VmSpec};
+use vm::{Accel, Jail, Snapshots, VmSpec};
 use vmimages::{Kernel, Weight};
 
 /// Name of the list of known deviations beside a kernel's image.
@@ -103,12 +103,16 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         memory_mib: limits.memory_mib,
         cpus: config.vcpus,
         accel: Accel::Tcg,
+        jail: Jail::Open,
         dir: dir.to_owned(),
         boot_timeout: limits.boot_timeout,
         extra_cmdline: config.cmdline.clone(),
         serial_link: false,
         cover: None,
     };
+    let found = Jail::find();
+    // The probe's guest runs nothing that is fuzzed.
+    vm.jail = found.clone().unwrap_or_default();
     vm.accel = match config.accel {
         AccelChoice::Kvm => Accel::Kvm,
         AccelChoice::Tcg => Accel::Tcg,
@@ -118,6 +122,7 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
             vm::probe_accel(&probe, &ctx.accel_cache())
         }
     };
+    vm.jail = jail(ctx, vm.accel, found)?;
     let look = match config.look {
         LookChoice::Each => Look::Each,
         LookChoice::Asked => Look::Asked,
@@ -141,6 +146,47 @@ pub fn pool_spec(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<PoolSpec,
         known: Arc::new(known(kernel)?),
         cover: None,
     })
+}
+
+/// The wall around QEMU that the configuration asks for, of what this host has. Under KVM the
+/// processor keeps the guest in; under TCG nothing else does.
+fn jail(ctx: &Context, accel: Accel, found: Result<Jail, String>) -> Result<Jail, ExpectedError> {
+    match (ctx.config.jail, found) {
+        (JailChoice::Off, _) => Ok(open(ctx, "jail = off")),
+        (_, Ok(jail)) => Ok(jail),
+        (JailChoice::Auto, Err(why)) if accel == Accel::Kvm => Ok(open(ctx, &why)),
+        (_, Err(why)) => Err(ExpectedError::infrastructure(
+            format!("no jail for QEMU: {}", clean_str(&why)),
+            "install bubblewrap and allow user namespaces (hgm doctor), or pass --set jail=off \
+             where nothing on this host needs guarding",
+        )),
+    }
+}
+
+/// No wall; said once.
+fn open(ctx: &Context, why: &str) -> Jail {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        ctx.term.warn(
+            &format!("QEMU runs without a jail: {}", clean_str(why)),
+            "a guest that breaks out of QEMU can do what this user can",
+        );
+    });
+    Jail::Open
+}
+
+/// Refuses to judge code of strangers without a wall, unless told that it is none.
+pub fn walled(ctx: &Context, allow_weak: bool) -> Result<(), ExpectedError> {
+    let why = match (ctx.config.jail, Jail::find()) {
+        (JailChoice::Auto | JailChoice::On, Ok(_)) => return Ok(()),
+        _ if allow_weak => return Ok(()),
+        (JailChoice::Off, _) => "jail = off".to_owned(),
+        (_, Err(why)) => clean_str(&why),
+    };
+    Err(ExpectedError::infrastructure(
+        format!("a gate runs kernels of strangers, and there is no jail for QEMU: {why}"),
+        "see hgm doctor, or pass --allow-weak-jail if both kernels are code you trust",
+    ))
 }
 
 /// Sizes and deadlines of a VM. What the user set stands; a default follows the kernel's weight.

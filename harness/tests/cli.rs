@@ -283,7 +283,7 @@ fn doctor_names_what_is_missing_and_how_to_mend_it() {
     assert_eq!(out.code, 75);
     let json = out.json();
     assert_eq!(json["ok"], false);
-    for name in ["qemu", "agent"] {
+    for name in ["qemu", "agent", "jail"] {
         assert_eq!(check(&json, name)["state"], "fail", "{name}");
         assert!(check(&json, name)["fix"].as_str().is_some_and(|fix| !fix.is_empty()));
     }
@@ -298,6 +298,34 @@ fn doctor_names_what_is_missing_and_how_to_mend_it() {
     assert!(words.stdout.contains("fail  qemu"), "{}", words.stdout);
     assert!(words.stdout.contains("fix: install it"), "{}", words.stdout);
     assert!(!words.stdout.contains("agent"), "{}", words.stdout);
+}
+
+#[test]
+fn a_wall_that_does_not_stand_is_named_and_no_gate_goes_without() {
+    let place = Place::new();
+    place.script("bwrap", "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1");
+    let poor = |args: &[&str]| {
+        place.hgm_with(args, |c| {
+            c.env("PATH", format!("{}:/usr/bin", place.root().display()));
+        })
+    };
+    let doctor = poor(&["doctor", "--json"]).json();
+    let jail = check(&doctor, "jail");
+    assert_eq!(jail["state"], "fail");
+    assert!(jail["detail"].as_str().unwrap().contains("uid map: Permission denied"), "{jail}");
+    let gate = ["gate", "--base", "a", "--new", "b"];
+    let with = |more: &[&'static str]| [&gate[..], more].concat();
+    for (out, why) in [
+        (poor(&gate), "uid map: Permission denied"),
+        (place.hgm(&with(&["--set", "jail=off"])), "jail = off"),
+    ] {
+        assert_eq!(out.code, 75, "{}", out.stderr);
+        assert!(out.stderr.contains(why), "{}", out.stderr);
+        assert!(out.stderr.contains("--allow-weak-jail"), "{}", out.stderr);
+    }
+    // Told that it may, it comes to the next fault: there is no kernel.
+    let told = poor(&with(&["--allow-weak-jail"]));
+    assert!(told.code == 3 && told.stderr.contains("no kernel"), "{}", told.stderr);
 }
 
 #[test]

@@ -48,6 +48,9 @@ pub struct GateArgs {
     /// Replays that must show it on the new kernel.
     #[arg(long, value_name = "K")]
     pub need: Option<u32>,
+    /// Judge also where no jail is around QEMU: the kernels are then code you trust.
+    #[arg(long)]
+    pub allow_weak_jail: bool,
     /// Go on after the first finding that counts.
     #[arg(long)]
     pub keep_going: bool,

@@ -58,6 +58,7 @@ pub fn run(args: &GateArgs, ctx: &Context) -> anyhow::Result<Exit> {
         let what = format!("{need} of {times} replays can never show anything");
         return Err(ExpectedError::usage(what, "lower --need, or raise --times").into());
     }
+    guest::walled(ctx, args.allow_weak_jail)?;
     let focus = focus(args, ctx)?;
     let regressions = regressions(args, ctx)?;
     let base = named(&args.base, ctx)?;

@@ -135,6 +135,7 @@ mod tests {
             memory_mib: 1,
             cpus: 1,
             accel: vm::Accel::Tcg,
+            jail: vm::Jail::Open,
             dir: home.path().join("vm"),
             boot_timeout: Duration::from_secs(1),
             extra_cmdline: String::new(),

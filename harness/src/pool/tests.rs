@@ -34,6 +34,7 @@ fn spec(dir: &std::path::Path) -> PoolSpec {
         memory_mib: 1024,
         cpus: 2,
         accel: Accel::Tcg,
+        jail: vm::Jail::find().unwrap_or_default(),
         dir: dir.to_owned(),
         boot_timeout: Duration::from_secs(180),
         extra_cmdline: String::new(),

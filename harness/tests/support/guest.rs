@@ -45,6 +45,7 @@ impl Guest {
             memory_mib: vm::MEMORY_MIB_DEFAULT,
             cpus: 2,
             accel: Accel::Tcg,
+            jail: vm::Jail::find().unwrap_or_default(),
             dir: dir.path().join("vm"),
             boot_timeout: Duration::from_secs(180),
             extra_cmdline: String::new(),

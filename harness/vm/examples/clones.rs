@@ -110,6 +110,7 @@ fn spec(kernel: &str, dir: &std::path::Path) -> Result<(VmSpec, String), String>
         memory_mib: vm::MEMORY_MIB_DEFAULT,
         cpus: 2,
         accel: Accel::Tcg,
+        jail: vm::Jail::find().unwrap_or_default(),
         dir: dir.join("vm"),
         boot_timeout: Duration::from_secs(180),
         extra_cmdline: String::new(),

@@ -4,6 +4,7 @@ use crate::VmSpec;
 use crate::command::{Fds, NODES, Ram, qemu_args};
 use crate::console::Console;
 use crate::cover::Counters;
+use crate::jail;
 use crate::link::{Broken, Link};
 use crate::memory::Memory;
 use crate::process::Process;
@@ -238,7 +239,8 @@ pub fn start(spec: &VmSpec, origin: Origin<'_>) -> Result<Machine, BootError> {
     let link = Link::new(link).map_err(sockets)?;
 
     let args = qemu_args(spec, fds, ram);
-    let mut process = Process::start(&spec.qemu, args, pass, stderr).map_err(|source| {
+    let launch = spec.jail.around(&spec.qemu, args, &jail::files(spec), spec.accel);
+    let mut process = Process::start(launch, pass, stderr).map_err(|source| {
         if source.kind() == ErrorKind::NotFound {
             return BootError::NoQemu { path: spec.qemu.clone() };
         }

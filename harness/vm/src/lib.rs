@@ -9,17 +9,19 @@ mod command;
 mod console;
 mod cover;
 mod golden;
+pub mod jail;
 mod link;
 mod mapped;
 mod memory;
 mod probe;
-mod process;
+pub mod process;
 mod qmp;
 mod snapshot;
 
 pub use boot::BootError;
 pub use console::{HEAD_BYTES, PIN_BYTES, TAIL_BYTES};
 pub use cover::{CoverSpec, probe_plugin};
+pub use jail::Jail;
 pub use link::{Death, DeathKind, Vm};
 pub use mapped::map_file;
 pub use probe::probe_accel;
@@ -60,6 +62,8 @@ pub struct VmSpec {
     pub memory_mib: u32,
     pub cpus: u8,
     pub accel: Accel,
+    /// What is between QEMU and the host.
+    pub jail: Jail,
     /// A directory of this VM alone, for console.log and qemu.log. Made if absent.
     pub dir: PathBuf,
     /// From start to the agent's `Ready`.

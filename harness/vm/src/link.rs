@@ -3,7 +3,7 @@
 
 use crate::boot::{self, BootError, Machine};
 use crate::cover::Counters;
-use crate::process::poll_timeout;
+use crate::process::{poll_timeout, signal_of};
 use crate::{Snapshot, VmSpec, qmp::QmpError};
 use case::cover::{SYMBOLS_MAX, Symbol};
 use case::limits::FRAME_BYTES_MAX;
@@ -16,7 +16,6 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -55,7 +54,7 @@ pub struct Death {
 impl std::fmt::Display for Death {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.kind {
-            DeathKind::Exited(status) => match status.signal() {
+            DeathKind::Exited(status) => match signal_of(*status) {
                 Some(signal) => write!(f, "QEMU was killed by signal {signal}"),
                 None => write!(f, "QEMU ended with status {}", status.code().unwrap_or(-1)),
             },

@@ -129,6 +129,7 @@ mod tests {
             memory_mib: 4096,
             cpus: 1,
             accel: Accel::Tcg,
+            jail: crate::Jail::Open,
             dir: "/d".into(),
             boot_timeout: Duration::from_secs(1),
             extra_cmdline: String::new(),

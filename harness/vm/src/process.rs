@@ -5,11 +5,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
@@ -19,12 +20,26 @@ use std::time::{Duration, Instant};
 const NOFILE_MAX: u64 = 256;
 /// Largest file QEMU may write (its log), in bytes.
 const FSIZE_MAX: u64 = 64 << 20;
+/// Wrappers between us and QEMU: those of the jail, and perhaps a script.
+const WRAPPERS_MAX: usize = 8;
+/// How long the wall may take to end after what is behind it, in practice milliseconds.
+const WALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a killed process may take to go, in practice milliseconds.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+    /// The program only waits for one child, which has a PID namespace of its own: the wall.
+    pub walled: bool,
+}
 
 /// A started QEMU. Dropped, it is killed and reaped.
 #[derive(Debug)]
 pub struct Process {
+    walled: bool,
     /// Taken only when a process will not die and a thread is left to wait for it.
     child: Option<Child>,
     pidfd: OwnedFd,
@@ -33,15 +48,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program`. Of our descriptors it inherits only `pass`; its standard error goes to
+    /// Starts the program. Of our descriptors it inherits only `pass`; its standard error goes to
     /// `stderr`; its environment is empty.
-    pub fn start(
-        program: &Path,
-        args: Vec<std::ffi::OsString>,
-        pass: Vec<OwnedFd>,
-        stderr: File,
-    ) -> io::Result<Process> {
+    pub fn start(launch: Launch, pass: Vec<OwnedFd>, stderr: File) -> io::Result<Process> {
         let parent = std::process::id();
+        let Launch { program, args, walled } = launch;
         let mut command = Command::new(program);
         command
             .args(args)
@@ -64,7 +75,7 @@ impl Process {
         drop(pass);
         let pid = child.id();
         match open_pidfd(pid) {
-            Ok(pidfd) => Ok(Process { child: Some(child), pidfd, pid, status: None }),
+            Ok(pidfd) => Ok(Process { walled, child: Some(child), pidfd, pid, status: None }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -93,6 +104,11 @@ impl Process {
     /// Kills the process and everything in its group. Idempotent.
     pub fn kill(&mut self) {
         if self.status.is_none() && self.child.is_some() {
+            if self.walled && kill_first_child(self.pid) && readable(self.pidfd(), WALL_TIMEOUT) {
+                // It has buried its child; killed first, it would leave that to whoever inherits
+                // orphans here, who may not.
+                return;
+            }
             // Not yet reaped, so the number still means this process and its group. A wrapper
             // script's children are in the group too.
             if let Ok(pid @ 2..) = i32::try_from(self.pid) {
@@ -119,7 +135,7 @@ impl Process {
         if self.status.is_some() {
             return 0;
         }
-        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid));
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", innermost(self.pid)));
         text.ok()
             .and_then(|t| {
                 let line = t.lines().find_map(|l| l.strip_prefix(row))?;
@@ -142,6 +158,45 @@ impl Drop for Process {
     }
 }
 
+/// Kills the process that `pid`, which is ours and not reaped, waits for. False if there is none.
+fn kill_first_child(pid: u32) -> bool {
+    let Some(child) = first_child(pid) else { return false };
+    let Ok(pidfd) = open_pidfd(child) else { return false };
+    // Still its child, so the descriptor is of the child and not of a later bearer of the number.
+    if first_child(pid) != Some(child) {
+        return false;
+    }
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a descriptor we hold, integers, and no siginfo.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0)
+    };
+    sent == 0
+}
+
+fn first_child(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+/// The process at the end of a chain of wrappers that each wait for one child.
+fn innermost(pid: u32) -> u32 {
+    let mut pid = pid;
+    for _ in 0..WRAPPERS_MAX {
+        match first_child(pid) {
+            Some(child) => pid = child,
+            None => break,
+        }
+    }
+    pid
+}
+
+/// The signal that ended a process, also where a wrapper passes it on as shells do.
+pub fn signal_of(status: ExitStatus) -> Option<i32> {
+    let passed_on = || status.code().map(|code| code - 128).filter(|signal| *signal > 0);
+    status.signal().or_else(passed_on)
+}
+
 /// In the child, between fork and exec.
 fn prepare(parent: u32, pass: &[RawFd]) -> io::Result<()> {
     let check = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
@@ -161,6 +216,9 @@ fn prepare(parent: u32, pass: &[RawFd]) -> io::Result<()> {
             let limit = libc::rlimit { rlim_cur: max, rlim_max: max };
             check(libc::setrlimit(what, &limit))?;
         }
+        // Also what we were left by whoever started us. Kernels before 5.11 do not know this.
+        let all = (3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        libc::syscall(libc::SYS_close_range, all.0, all.1, all.2);
         for &fd in pass {
             check(libc::fcntl(fd, libc::F_SETFD, 0))?;
         }
@@ -229,12 +287,14 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
+    use std::path::Path;
 
     fn shell(script: &str, pass: Vec<OwnedFd>) -> Process {
         let null = File::options().write(true).open("/dev/null").unwrap();
         let args = vec!["-c".into(), script.into()];
         // Not dash, which knows no descriptor above 9.
-        Process::start(Path::new("bash"), args, pass, null).unwrap()
+        let launch = Launch { program: "bash".into(), args, walled: false };
+        Process::start(launch, pass, null).unwrap()
     }
 
     fn pair() -> (UnixStream, UnixStream) {

@@ -47,6 +47,7 @@ pub fn spec_of(kernel: &Kernel) -> (VmSpec, TempDir) {
         memory_mib: vm::MEMORY_MIB_DEFAULT,
         cpus: 2,
         accel: Accel::Tcg,
+        jail: vm::Jail::find().unwrap_or_default(),
         dir: dir.path().join("vm"),
         boot_timeout: Duration::from_secs(90),
         extra_cmdline: String::new(),
