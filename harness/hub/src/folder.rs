@@ -1,0 +1,108 @@
+//! An exchange that is a folder: for tests, for several processes of one host, and for hosts that
+//! mount the same file system. One file a parcel, whole or not at all.
+
+use crate::{Away, Exchange, FORMAT, Kind, Parcel, Scope};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+/// Parcels handed out at a time.
+const BATCH: usize = 500;
+
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    /// Whose parcels are taken; all if none.
+    scope: Option<Scope>,
+    /// What was taken, by name, and of which version.
+    taken: HashMap<String, Option<SystemTime>>,
+}
+
+impl Folder {
+    pub fn open(dir: &Path, scope: Option<Scope>) -> Result<Folder, Away> {
+        let dir = dir.join(format!("v{FORMAT}"));
+        fs::create_dir_all(&dir).map_err(|error| away(&dir, &error))?;
+        Ok(Folder { dir, scope, taken: HashMap::new() })
+    }
+
+    fn path(&self, parcel: &Parcel) -> PathBuf {
+        self.dir.join(parcel.name())
+    }
+
+    fn look(&mut self) -> Result<Vec<Parcel>, Away> {
+        let entries = fs::read_dir(&self.dir).map_err(|error| away(&self.dir, &error))?;
+        let mut found = Vec::new();
+        for entry in entries.filter_map(Result::ok) {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            // Names first: of most files nothing else is needed.
+            let Some(shape) = Parcel::of_name(&name, Vec::new()) else { continue };
+            if self.scope.as_ref().is_some_and(|scope| *scope != shape.scope) {
+                continue;
+            }
+            if self.taken.contains_key(&name) && !shape.kind.is_replaced() {
+                continue;
+            }
+            let Ok(meta) = entry.metadata() else { continue };
+            let version = meta.modified().ok().filter(|_| shape.kind.is_replaced());
+            if !meta.is_file() || self.taken.get(&name) == Some(&version) {
+                continue;
+            }
+            let parcel = if meta.len() <= crate::BODY_BYTES_MAX as u64 {
+                fs::read(entry.path()).ok().and_then(|body| Parcel::of_name(&name, body))
+            } else {
+                None
+            };
+            // What is no parcel is not looked at again.
+            self.taken.insert(name, version);
+            found.extend(parcel);
+            if found.len() >= BATCH {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Exchange for Folder {
+    fn put(&mut self, parcel: &Parcel) -> Result<(), Away> {
+        let path = self.path(parcel);
+        if !parcel.kind.is_replaced() && path.is_file() {
+            return Ok(());
+        }
+        store::write_whole(&path, parcel.body()).map_err(|error| Away(error.to_string()))
+    }
+
+    fn take(&mut self, wait: Duration) -> Result<Vec<Parcel>, Away> {
+        let end = Instant::now() + wait;
+        loop {
+            let found = self.look()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if !found.is_empty() || left.is_zero() {
+                return Ok(found);
+            }
+            std::thread::sleep(LOOK.min(left));
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+}
+
+fn away(path: &Path, error: &std::io::Error) -> Away {
+    Away(format!("{}: {error}", path.display()))
+}
+
+impl Kind {
+    /// Files of a folder that are parcels of this kind; for tests and status.
+    pub fn count_in(self, dir: &Path) -> usize {
+        let dir = dir.join(format!("v{FORMAT}"));
+        let names = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+        let of_kind =
+            |name: &str| Parcel::of_name(name, Vec::new()).is_some_and(|p| p.kind == self);
+        names.filter(|e| e.file_name().to_str().is_some_and(of_kind)).count()
+    }
+}
