@@ -71,6 +71,7 @@ pub enum ColorWhen {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Doctor(DoctorArgs),
+    Status(StatusArgs),
     Kernel(KernelArgs),
     Fuzz(FuzzArgs),
     Run(RunArgs),
@@ -97,6 +98,17 @@ pub struct DoctorArgs {
     /// Leave out a check by name; may be repeated.
     #[arg(long, value_name = "CHECK", action = ArgAction::Append)]
     pub skip: Vec<String>,
+}
+
+/// Show the machines that meet at a hub: what each runs, how fast, what it found, last seen when.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  hgm status --hub nats://127.0.0.1\n  hgm status --hub \
+                        nats://127.0.0.1 --json | jq '.machines[].programs'\n\nEnds with 75 if \
+                        the hub does not answer.")]
+pub struct StatusArgs {
+    /// Address of the hub [default: hub of the configuration].
+    #[arg(long, value_name = "ADDRESS")]
+    pub hub: Option<String>,
 }
 
 /// Register kernels, build them, and list them.
@@ -263,6 +275,10 @@ pub struct FuzzArgs {
     /// Only their coverage counts; may be repeated.
     #[arg(long, value_name = "FUNCTION|FILE|PATCH", action = ArgAction::Append)]
     pub focus: Vec<String>,
+    /// Exchange corpus entries and findings with other machines: the address of a nats-server with
+    /// JetStream (nats://127.0.0.1, tls://HOST) or of a folder they share (file:///DIR).
+    #[arg(long, value_name = "ADDRESS")]
+    pub hub: Option<String>,
     /// What new programs are made by. `nothing` is for measuring what guidance is worth.
     #[arg(long, value_enum)]
     pub guide: Option<GuideChoice>,
@@ -580,6 +596,7 @@ impl Verb {
                 all.choice("accel", "--accel", args.accel);
                 all.choice("coverage", "--coverage", args.coverage);
                 all.choice("guide", "--guide", args.guide);
+                all.put("hub", "--hub", args.hub.as_ref());
                 all.put("canaries", "--no-canaries", args.no_canaries.then_some(&false));
                 all.cold(args.no_snapshot);
             }
@@ -629,6 +646,7 @@ impl Verb {
                 };
                 all.path("corpus", "--corpus", dir.as_ref());
             }
+            Verb::Status(args) => all.put("hub", "--hub", args.hub.as_ref()),
             Verb::Doctor(_)
             | Verb::Report(_)
             | Verb::Trend(_)

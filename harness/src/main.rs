@@ -14,6 +14,7 @@ mod coverage;
 mod doctor;
 mod engine;
 mod exit;
+mod fleet;
 mod gate;
 mod guest;
 mod pool;
@@ -76,6 +77,7 @@ fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
         Verb::Corpus(args) => commands::corpus::run(args, ctx),
         Verb::Config(args) => commands::config::run(args, ctx),
         Verb::Completions(args) => commands::completions::run(args, ctx),
+        Verb::Status(_) => commands::status::run(ctx),
         Verb::Man(args) => commands::man::run(args, ctx),
         Verb::Help(args) => commands::help::run(args, ctx),
         Verb::Fuzz(args) => commands::fuzz::run(args, ctx),

@@ -20,6 +20,7 @@ fn help_is_there_for_every_verb_and_shows_examples() {
     let place = Place::new();
     let verbs = [
         "doctor",
+        "status",
         "kernel add",
         "kernel build",
         "kernel list",

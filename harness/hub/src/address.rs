@@ -23,8 +23,6 @@ pub struct Access {
     pub credentials: Option<PathBuf>,
     /// Certificates to trust besides those of the system, PEM.
     pub ca: Option<PathBuf>,
-    /// Whether a hub elsewhere may be talked to in the clear.
-    pub plain: bool,
 }
 
 /// `Display` is the error line, [`AddressError::help`] the help line.
@@ -53,6 +51,7 @@ impl AddressError {
 }
 
 impl Address {
+    /// `plain`: a hub elsewhere may be talked to in the clear.
     pub fn parse(text: &str, plain: bool) -> Result<Address, AddressError> {
         let malformed = || AddressError::Malformed(text.to_owned());
         let url = Url::parse(text).map_err(|_| malformed())?;

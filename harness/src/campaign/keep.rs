@@ -161,8 +161,18 @@ impl Keeper {
         Ok(texts.iter().filter_map(|text| case::text::parse(text).ok()).collect())
     }
 
-    pub fn program(&mut self, program: &Program) -> store::Result<()> {
-        self.corpus.add(program).map(|_| ())
+    /// True if the corpus had no such program.
+    pub fn program(&mut self, program: &Program) -> store::Result<bool> {
+        self.corpus.add(program).map(|added| added.new)
+    }
+
+    /// What another machine found.
+    pub fn elsewhere(&mut self, line: &str) -> store::Result<()> {
+        self.event("elsewhere", &json!({ "line": line }))
+    }
+
+    pub fn is_embargoed(&self, id: &str) -> bool {
+        self.findings.get(id).is_some_and(|finding| finding.embargo)
     }
 
     /// Coverage as last kept; `None` if there is none, or none that can be read.

@@ -9,11 +9,13 @@
 mod books;
 mod checks;
 mod feed;
+mod fleet;
 mod keep;
 mod summary;
 mod suspects;
 mod versus;
 
+pub use fleet::Fleet;
 pub use keep::{Bench, Keeper};
 pub use summary::{CanaryFigures, FindingFigures, FirstFinding, Summary, VerifyFigures};
 pub use versus::{Rates, Versus};
@@ -66,7 +68,7 @@ pub struct TierPlan {
 }
 
 /// What a campaign is to do.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Plan {
     /// [`FAST`], and [`CHECKING`] in a two-tier campaign.
     pub tiers: Vec<TierPlan>,
@@ -92,6 +94,8 @@ pub struct Plan {
     pub merges: Merges,
     /// Engine of the run that is resumed.
     pub checkpoint: Option<Vec<u8>>,
+    /// The others, if there are any.
+    pub fleet: Option<Fleet>,
 }
 
 /// How a campaign ended.
@@ -234,6 +238,7 @@ pub struct Campaign<'a> {
     /// Which op met which mapping state, how often; over all parts of the run.
     steps: Steps,
     unbooted: Option<Unbooted>,
+    fleet: Option<Fleet>,
     /// Ids of a gate's regressions that the new kernel has still to run.
     regressions: BTreeSet<String>,
 }
@@ -302,6 +307,7 @@ impl<'a> Campaign<'a> {
             sampled: Instant::now(),
             steps: keeper_steps,
             unbooted: None,
+            fleet: plan.fleet.take(),
             regressions: plan.regressions().iter().map(case::wire::program_id).collect(),
             plan,
         };
@@ -330,6 +336,7 @@ impl<'a> Campaign<'a> {
             self.checkpoint()?;
             self.keep_coverage()?;
         }
+        self.part();
         let outcome = ended.map(|()| self.outcome());
         let Campaign { pool, mut keeper, .. } = self;
         pool.close(Duration::from_secs(5));
@@ -344,6 +351,7 @@ impl<'a> Campaign<'a> {
             if self.phase == Phase::Over {
                 return Ok(());
             }
+            self.meet()?;
             self.feed()?;
             match self.pool.events.recv_timeout(Duration::from_millis(100)) {
                 Ok(event) => self.take(event)?,
@@ -570,6 +578,9 @@ impl<'a> Campaign<'a> {
                 self.want_check(&program, false)?;
             }
             self.keeper.program(&program)?;
+            if let Some(fleet) = &self.fleet {
+                fleet.entry(&program);
+            }
         }
         for sighting in judged.sightings {
             self.suspect(tier, sighting, job.program.clone())?;

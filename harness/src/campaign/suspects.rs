@@ -115,6 +115,7 @@ impl Campaign<'_> {
             "{word}{on}: {signature}, {} of {}{void}; hgm repro {}",
             replayed.shown, replayed.tried, suspect.id
         ));
+        self.tell_of(&suspect);
         self.end_if_decided(&suspect);
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::coverage;
 use crate::engine::Guide;
 use crate::exit::{Exit, ExpectedError};
+use crate::fleet;
 use crate::guest;
 use crate::pool::PoolSpec;
 use crate::progress::Progress;
@@ -96,6 +97,7 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
         grace: CONFIRM_GRACE,
         versus: None,
         checkpoint: keeper.last_checkpoint()?,
+        fleet: fleet::join(ctx, &kernel, &run_path)?,
     };
     let choice =
         if ctx.json && args.progress == Choice::Auto { Choice::Lines } else { args.progress };

@@ -193,6 +193,7 @@ impl Shop<'_> {
             book,
             merges: Merges::of(&ctx.home)?,
             checkpoint: None,
+            fleet: None,
         };
         Ok((plan, keeper))
     }

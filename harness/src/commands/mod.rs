@@ -19,4 +19,5 @@ pub mod repro;
 pub mod run;
 pub mod selftest;
 pub mod shrink;
+pub mod status;
 pub mod trend;

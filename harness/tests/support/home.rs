@@ -86,7 +86,11 @@ impl Home {
         let ours = |pid: &i32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();
-            line.starts_with("qemu-system") && line.contains(&marker)
+            let program = line.split('\0').next().unwrap_or_default();
+            let is_qemu = Path::new(program)
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("qemu-system"));
+            is_qemu && line.contains(&marker)
         };
         let pids = std::fs::read_dir("/proc").unwrap().flatten();
         pids.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(ours).collect()

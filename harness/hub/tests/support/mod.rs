@@ -80,7 +80,7 @@ impl Drop for Server {
 }
 
 fn spawn(port: u16, store: PathBuf, token: Option<&str>) -> Child {
-    let mut command = Command::new("nats-server");
+    let mut command = Command::new(server_path());
     command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream"]);
     command.arg("--store_dir").arg(store);
     if let Some(token) = token {
@@ -126,4 +126,10 @@ impl Got {
 /// How often a fault is made: few times in every run of the tests, more when asked.
 pub fn rounds() -> u32 {
     std::env::var("HGM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
+}
+
+/// Where the package puts it, which is not in everybody's PATH.
+fn server_path() -> &'static str {
+    let package = "/usr/sbin/nats-server";
+    if std::path::Path::new(package).exists() { package } else { "nats-server" }
 }

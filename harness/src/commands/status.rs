@@ -1,0 +1,129 @@
+//! `hgm status`: who meets at a hub, as they say themselves.
+
+use crate::context::Context;
+use crate::exit::{Exit, ExpectedError};
+use crate::fleet;
+use crate::term::{clean_str, columns};
+use hub::{Exchange, Kind};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long the hub may take to answer at all.
+const ANSWER: Duration = Duration::from_secs(8);
+/// Silence after which nothing more is expected.
+const QUIET: Duration = Duration::from_millis(700);
+
+/// What a hub has.
+#[derive(Default)]
+struct Seen {
+    /// What machines say, by name.
+    machines: BTreeMap<String, Value>,
+    /// Entries and findings by scope.
+    kept: BTreeMap<String, [u64; 2]>,
+    /// What was said of findings.
+    findings: Vec<Value>,
+}
+
+pub fn run(ctx: &Context) -> anyhow::Result<Exit> {
+    let Some(address) = &ctx.config.hub else {
+        return Err(ExpectedError::usage("no hub", "pass --hub nats://127.0.0.1").into());
+    };
+    let mut exchange = fleet::exchange(ctx, address, None)?;
+    let seen = look(exchange.as_mut()).map_err(|why| {
+        ExpectedError::infrastructure(
+            format!("the hub {} does not answer: {}", clean_str(address), clean_str(&why)),
+            "start it (nats-server --jetstream --addr 127.0.0.1), or check address and credentials",
+        )
+    })?;
+    if ctx.json {
+        let kept = |(scope, [entries, findings]): (&String, &[u64; 2])| json!({ "kernel_image": scope, "entries": entries, "findings": findings });
+        let kept: Vec<Value> = seen.kept.iter().map(kept).collect();
+        let machines: Vec<&Value> = seen.machines.values().collect();
+        ctx.term.json(&json!({ "machines": machines, "kept": kept, "findings": seen.findings }));
+    } else {
+        show(&seen, ctx);
+    }
+    Ok(Exit::Clean)
+}
+
+fn look(exchange: &mut dyn Exchange) -> Result<Seen, String> {
+    let start = Instant::now();
+    let mut seen = Seen::default();
+    let (mut answered, mut last) = (false, Instant::now());
+    loop {
+        match exchange.take(QUIET / 4) {
+            Ok(parcels) => {
+                if !answered || !parcels.is_empty() {
+                    (answered, last) = (true, Instant::now());
+                }
+                for parcel in parcels {
+                    note(&mut seen, &parcel);
+                }
+            }
+            Err(away) if start.elapsed() >= ANSWER => return Err(away.0),
+            Err(_) => std::thread::sleep(QUIET / 4),
+        }
+        if answered && last.elapsed() >= QUIET {
+            return Ok(seen);
+        }
+    }
+}
+
+fn note(seen: &mut Seen, parcel: &hub::Parcel) {
+    let scope = parcel.scope.as_str().to_owned();
+    let body = || serde_json::from_slice::<Value>(parcel.body()).ok();
+    match parcel.kind {
+        Kind::Entry => seen.kept.entry(scope).or_default()[0] += 1,
+        Kind::Finding => {
+            seen.kept.entry(scope).or_default()[1] += 1;
+            seen.findings.extend(body());
+        }
+        Kind::Status => {
+            if let Some(mut told) = body().filter(Value::is_object) {
+                told["machine"] = parcel.key().into();
+                seen.machines.insert(parcel.key().to_owned(), told);
+            }
+        }
+    }
+}
+
+fn show(seen: &Seen, ctx: &Context) {
+    let head =
+        ["machine", "kernel", "VMs", "programs", "/s", "corpus", "findings", "out", "in", "seen"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for (name, told) in &seen.machines {
+        let number = |key: &str| told[key].as_u64().unwrap_or(0);
+        let word = |key: &str| -> String {
+            clean_str(told[key].as_str().unwrap_or("?")).chars().take(32).collect()
+        };
+        let rate = number("programs") as f64 / number("seconds").max(1) as f64;
+        rows.push(vec![
+            name.clone(),
+            word("kernel"),
+            number("vms").to_string(),
+            number("programs").to_string(),
+            format!("{rate:.1}"),
+            number("corpus").to_string(),
+            number("findings").to_string(),
+            number("sent").to_string(),
+            number("received").to_string(),
+            ago(told["at"].as_str().unwrap_or_default()),
+        ]);
+    }
+    if seen.machines.is_empty() {
+        ctx.term.line("no machine has said anything for five minutes");
+    } else {
+        ctx.term.out(&columns(&rows));
+    }
+    for (scope, [entries, findings]) in &seen.kept {
+        ctx.term.line(&format!("kernel image {scope}: {entries} entries, {findings} findings"));
+    }
+}
+
+/// "12 s ago"; clocks of machines differ, so never in the future.
+fn ago(at: &str) -> String {
+    let Ok(then) = at.parse::<jiff::Timestamp>() else { return "?".into() };
+    let seconds = jiff::Timestamp::now().duration_since(then).as_secs().max(0);
+    format!("{seconds} s ago")
+}
