@@ -87,16 +87,16 @@ fn campaigns_have_what_the_others_found_whoever_is_killed() {
     let alone = entries(&corpora[0]);
     wait_for("what was found alone arrives", || alone.is_subset(&entries(&corpora[1])));
 
+    let status = || json(&a.run(&["status", "--hub", &hub, "--json"]));
+    wait_for("both say how they do", || status()["machines"].as_array().unwrap().len() == 2);
+
     // One dies at once: what it had on disk and had sent, the other has; the rest comes when its
     // corpus is fuzzed again.
     first.kill().unwrap();
     first.wait().unwrap();
     let left = entries(&corpora[0]);
-    let out = a.run(&["status", "--hub", &hub, "--json"]);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let seen = json(&out);
-    assert_eq!(seen["machines"].as_array().unwrap().len(), 2, "{seen}");
     let mut again = campaign(&a, &hub, "3", "1h");
+    wait_for("it is back", || status()["machines"].as_array().unwrap().len() == 3);
     wait_for("nothing is lost", || left.is_subset(&entries(&corpora[1])));
 
     // Both end by themselves, and the hub has exactly the entries they have.
@@ -106,7 +106,7 @@ fn campaigns_have_what_the_others_found_whoever_is_killed() {
     }
     assert_eq!(again.wait().unwrap().code(), Some(130));
     assert_eq!(second.wait().unwrap().code(), Some(130));
-    let seen = json(&a.run(&["status", "--hub", &hub, "--json"]));
+    let seen = status();
     let kept = seen["kept"][0]["entries"].as_u64().unwrap();
     let union: BTreeSet<String> = corpora.iter().flat_map(|corpus| entries(corpus)).collect();
     assert_eq!(kept, union.len() as u64, "{seen}");

@@ -99,8 +99,9 @@ impl Campaign<'_> {
     }
 
     /// Everything of the corpus folder. What the hub has is not sent again.
-    fn offer_all(&self) {
-        let Some(fleet) = &self.fleet else { return };
+    fn offer_all(&mut self) {
+        let Some(fleet) = &mut self.fleet else { return };
+        fleet.said = None;
         for program in self.keeper.programs() {
             fleet.entry(&program);
         }
