@@ -2,15 +2,22 @@
 //! confirmed and nothing saved but the first program of each signature. For people who write
 //! rules; users want `hgm fuzz`.
 //!
+//! What was seen is kept in OUT-DIR/seen.bin, so that a change of a rule is tried on all of it
+//! without a guest.
+//!
 //! Usage: shake KERNEL-SPEC PROGRAMS SEED OUT-DIR [FILE.hgm...]
+//!        shake judge OUT-DIR...
 
 use anyhow::{Context, Result, bail};
 use case::link::{FromGuest, Look, RunOutcome, RunRequest, ToGuest};
-use case::{Profile, Program, Verdict, Violation};
+use case::wire::{self, Decoder};
+use case::{Observation, Profile, Program, Verdict, Violation};
 use oracles::known::Known;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vm::{Accel, Vm, VmSpec};
@@ -19,6 +26,8 @@ use vm::{Accel, Vm, VmSpec};
 /// anew: campaigns replace a VM at the first.
 const POOL_2M: i64 = 64;
 const SPOILT: i64 = 8;
+/// What was seen: the guest's profile, then program and observation by turns, framed.
+const KEPT: &str = "seen.bin";
 /// Programs from one sign of life to the next.
 const PROGRESS: u64 = 500;
 
@@ -30,6 +39,11 @@ struct Seen {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, dirs @ ..] = args.as_slice()
+        && word == "judge"
+    {
+        return judge_again(dirs);
+    }
     let [kernel, programs, seed, out, files @ ..] = args.as_slice() else {
         bail!("usage: shake KERNEL-SPEC PROGRAMS SEED OUT-DIR [FILE.hgm...]");
     };
@@ -40,6 +54,8 @@ fn main() -> Result<()> {
     let mut vm = boot(&spec)?;
     let profile = vm.profile().clone();
     println!("{profile:?}");
+    let mut kept = BufWriter::new(File::create(out.join(KEPT))?);
+    kept.write_all(&wire::encode(&profile)?)?;
     let known = Known::builtin();
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     let start = Instant::now();
@@ -77,6 +93,7 @@ fn main() -> Result<()> {
         let at = Instant::now();
         match outcome {
             RunOutcome::Finished(observation) => {
+                kept.write_all(&wire::encode(&(case::text::print(&program), &observation))?)?;
                 let nanos = Duration::from_nanos(observation.nanos);
                 guest += nanos;
                 slow += u32::from(nanos > Duration::from_secs(1));
@@ -115,6 +132,7 @@ fn main() -> Result<()> {
             }
         }
     }
+    kept.flush()?;
     let seconds = start.elapsed().as_secs_f64();
     println!(
         "{done} programs, {passed} passed, {ops} ops judged, {:.1} programs/s, judge {:.0} us each, guest {:.1} s, {slow} slow programs",
@@ -122,6 +140,56 @@ fn main() -> Result<()> {
         judge.as_micros() as f64 / done.max(1) as f64,
         guest.as_secs_f64(),
     );
+    print_tally(&seen);
+    Ok(())
+}
+
+/// Judges what earlier calls kept by the rules as they are now.
+fn judge_again(dirs: &[String]) -> Result<()> {
+    let known = Known::builtin();
+    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+    let (mut programs, mut passed) = (0u64, 0u64);
+    for dir in dirs {
+        let mut file = File::open(Path::new(dir).join(KEPT))?;
+        let mut decoder = Decoder::new();
+        let mut profile: Option<Profile> = None;
+        let mut bytes = vec![0; 1 << 20];
+        loop {
+            let n = file.read(&mut bytes)?;
+            if n == 0 {
+                break;
+            }
+            decoder.push(&bytes[..n]);
+            loop {
+                let Some(profile) = &profile else {
+                    profile = decoder.next()?;
+                    if profile.is_none() {
+                        break;
+                    }
+                    continue;
+                };
+                let Some((text, observation)) = decoder.next::<(String, Observation)>()? else {
+                    break;
+                };
+                programs += 1;
+                let program = case::text::parse(&text)?;
+                let report = oracles::judge::judge(&program, &observation, profile, &known);
+                tally(&mut seen, &report);
+                match report.verdict {
+                    Verdict::Pass => passed += 1,
+                    Verdict::Violation(v) => {
+                        let signature = v.signature();
+                        if !seen.contains_key(&signature) {
+                            println!("{signature}\n  {} | {}\n{text}", v.expected, v.observed);
+                        }
+                        seen.entry(signature).or_default().count += 1;
+                    }
+                    Verdict::Inconclusive(why) => seen.entry(why).or_default().count += 1,
+                }
+            }
+        }
+    }
+    println!("{programs} programs, {passed} passed");
     print_tally(&seen);
     Ok(())
 }

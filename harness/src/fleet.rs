@@ -34,10 +34,7 @@ pub fn exchange(
     let config = &ctx.config;
     let parsed = Address::parse(address, config.hub_plain)
         .map_err(|error| ExpectedError::config(clean_str(&error.to_string()), error.help()))?;
-    let access = Access {
-        credentials: config.hub_credentials.clone(),
-        ca: config.hub_ca.clone(),
-    };
+    let access = Access { credentials: config.hub_credentials.clone(), ca: config.hub_ca.clone() };
     let opened = match parsed {
         Address::Folder(dir) => {
             Folder::open(&dir, scope).map(|folder| Box::new(folder) as Box<dyn Exchange>)

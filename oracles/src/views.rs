@@ -120,12 +120,14 @@ fn page(
     if bits & mask != want & mask {
         let lost = w.unregister_failed && want & !bits & mask & pm::UFFD_WP != 0;
         let small = vma.flags.hgm && w.pieces_tried && want & !bits & pm::PRESENT != 0;
+        let left = w.wp_forked && proc != ProcId(0) && vma.is_hugetlb() && entry.is_none();
         let class = format!(
-            "{}:{}{}{}",
+            "{}:{}{}{}{}",
             node_class(w, proc, vma, unit, entry),
             diff_class(want, bits, mask),
             if lost { ":refused" } else { "" },
-            if small { ":tried" } else { "" }
+            if small { ":tried" } else { "" },
+            if left { ":wp-forked" } else { "" }
         );
         let sort = node_class(w, proc, vma, unit, entry);
         // Pieces, or something whole where pieces should be; the rest is as without HGM.

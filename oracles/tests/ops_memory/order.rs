@@ -138,6 +138,32 @@ fn a_copy_that_raced_may_have_filled_the_file_for_other_mappings() {
 }
 
 #[test]
+fn a_fill_that_raced_went_as_far_as_it_says() {
+    let file = pm::PRESENT | pm::FILE;
+    const EAGAIN: u16 = 11;
+    let lines = |done: i64, seen: &[(u32, u8, u32)]| {
+        let status = Status::Err(EAGAIN);
+        vec![
+            ok("f0 = memfd page=4K"),
+            ok("ftruncate file=f0 len=64K"),
+            ok("mmap at=r0 len=64K share=shared from=f0"),
+            ok("mmap at=r1 len=64K share=shared from=f0"),
+            ok("u0 = uffd features=minor_shmem handler=copy"),
+            with("register uffd=u0 at=r0 len=64K modes=minor", Status::Ok(0x1bc)),
+            with("par {\nt0: zeropage uffd=u0 at=r0 len=64K", status).out(Output::Field(done)),
+            ok("t1: madvise at=r1+16K len=4K advice=populate_write\n}"),
+            ok("observe at=r0 len=64K what=pagemap").pages(0, Place::new(0, 0), seen),
+            // Nobody filled it: the kernel does, and there is no page to ask about.
+            ok("read at=r0+48K len=4K").reads(&[Word::Zero]),
+        ]
+    };
+    let seen = [(4, file, 100), (12, 0, 0)];
+    passes(lines(16 << 10, &seen));
+    // It says that it had filled more.
+    breaks("O-006", lines(60 << 10, &seen));
+}
+
+#[test]
 fn a_handlers_zero_page_may_be_the_files_that_another_thread_brought() {
     let file = pm::PRESENT | pm::FILE;
     let lines = |bits: u8, frame: u32| {

@@ -127,6 +127,31 @@ fn what_may_be_one_mapping_again_may_be_copied_by_fork() {
 }
 
 #[test]
+fn what_a_fork_copied_too_much_of_leaves_a_marker() {
+    let lines = |wp: &'static str, bits: u8| {
+        vec![
+            ok("mmap at=r0 len=2M page=2M"),
+            ok("write at=r0 len=4K"),
+            ok("u0 = uffd features=wp_hugetlbfs_shmem"),
+            with("register uffd=u0 at=r0 len=2M modes=wp", Status::Ok(0x4c)),
+            ok(wp),
+            ok("p1 = fork"),
+            ok("p1: madvise at=r0 len=2M advice=dontneed").pages(1, START, &[(512, bits, 0)]),
+        ]
+    };
+    let found = |wp, bits| match report(false, lines(wp, bits), 0).verdict {
+        Verdict::Violation(v) => v.signature(),
+        other => format!("{other:?}"),
+    };
+    let protect = "writeprotect uffd=u0 at=r0 len=2M";
+    assert_eq!(found(protect, 0), "Pass");
+    assert_eq!(found(protect, pm::UFFD_WP), "O-006/madvise/private-2m-none:+wp:wp-forked");
+    // Nothing was protected: then no fork is to blame.
+    let found = found("munlock at=r0 len=2M", pm::UFFD_WP);
+    assert_eq!(found, "O-006/madvise/private-2m-none:+wp");
+}
+
+#[test]
 fn a_policy_may_leave_a_reservation_without_a_page() {
     let bus = SignalSeen { signo: 7, code: 2, at: Spot::In(START), lsb: 0 };
     let lines = |policy: &'static str| {

@@ -112,6 +112,10 @@ fn run(w: &mut World, cx: &Cx<'_>, fill: Fill, at: Place, len: Bytes, flags: Fil
     while done < end {
         let piece = piece(w, fill, &vma, done, end);
         match unit_result(w, fill, &vma, piece) {
+            // The other threads only fill: one of them was here first.
+            Unit::Ok if cx.racing && stopped_at(cx, done - start) => {
+                return failed(cx, rule(fill, &vma), done - start, EEXIST);
+            }
             Unit::Ok => apply(w, cx, fill, &vma, piece, flags),
             Unit::Fails(errno) => {
                 if in_pieces(w, fill, &vma) && matches!(errno, EFAULT | EIO) {
@@ -194,7 +198,7 @@ fn field(cx: &Cx<'_>, want: i64) -> Out {
 
 fn stopped_at(cx: &Cx<'_>, done: u64) -> bool {
     match cx.obs.out {
-        Output::Field(n) if done > 0 => n == done as i64,
+        Output::Field(n) if n > 0 && n != FIELD_UNTOUCHED => n == done as i64,
         _ => done == 0 && !cx.ok(),
     }
 }
