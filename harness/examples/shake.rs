@@ -70,15 +70,9 @@ fn main() -> Result<()> {
         let outcome = match patient(&mut vm, done, &program, &profile, &known) {
             Ok(outcome) => outcome,
             Err(e) => {
-                let first = format!("{e:#}");
-                note(
-                    &mut seen,
-                    &out,
-                    format!("DEATH/{}", first.lines().next().unwrap_or("")),
-                    &program,
-                    &first,
-                    &name,
-                )?;
+                let text = format!("{e:#}");
+                let sort = format!("DEATH/{}", text.lines().next().unwrap_or(""));
+                note(&mut seen, &out, sort, &program, &text, &name)?;
                 vm = boot(&spec)?;
                 done += 1;
                 continue;
@@ -106,12 +100,10 @@ fn main() -> Result<()> {
                 match report.verdict {
                     Verdict::Pass => passed += 1,
                     Verdict::Violation(v) => {
+                        let line = observation.lines.get(usize::from(v.line));
+                        let (at, expected, observed) = (v.line, &v.expected, &v.observed);
                         let text = format!(
-                            "line {} expected {}\nobserved {}\n{:#?}",
-                            v.line,
-                            v.expected,
-                            v.observed,
-                            observation.lines.get(usize::from(v.line))
+                            "line {at} expected {expected}\nobserved {observed}\n{line:#?}"
                         );
                         note(&mut seen, &out, v.signature(), &program, &text, &name)?;
                     }
