@@ -54,15 +54,24 @@ fn entries(corpus: &Path) -> BTreeSet<String> {
     names.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.ends_with(".hgm")).collect()
 }
 
-/// A campaign of one VM.
-fn campaign(home: &Home, hub: &str, seed: &str, time: &str) -> Child {
+/// A campaign of one VM; a test that fails leaves none behind.
+struct Campaign(Child);
+
+impl Drop for Campaign {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn campaign(home: &Home, hub: &str, seed: &str, time: &str) -> Campaign {
     let corpus = home.0.path().join("corpus");
     let kernel = the_kernel("6.1");
     let args = ["fuzz", "--kernel", &kernel, "--jobs", "1", "--seed", seed, "--for", time, "--hub"];
     let more = ["--no-canaries", "--progress", "none", "--json", "--corpus"];
     let all: Vec<&str> =
         args.into_iter().chain([hub]).chain(more).chain([corpus.to_str().unwrap()]).collect();
-    home.start(&all)
+    Campaign(home.start(&all))
 }
 
 #[test]
@@ -92,8 +101,8 @@ fn campaigns_have_what_the_others_found_whoever_is_killed() {
 
     // One dies at once: what it had on disk and had sent, the other has; the rest comes when its
     // corpus is fuzzed again.
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
     let left = entries(&corpora[0]);
     let mut again = campaign(&a, &hub, "3", "1h");
     wait_for("it is back", || status()["machines"].as_array().unwrap().len() == 3);
@@ -101,11 +110,11 @@ fn campaigns_have_what_the_others_found_whoever_is_killed() {
 
     // Both end by themselves, and the hub has exactly the entries they have.
     for child in [&again, &second] {
-        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        let pid = nix::unistd::Pid::from_raw(child.0.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     }
-    assert_eq!(again.wait().unwrap().code(), Some(130));
-    assert_eq!(second.wait().unwrap().code(), Some(130));
+    assert_eq!(again.0.wait().unwrap().code(), Some(130));
+    assert_eq!(second.0.wait().unwrap().code(), Some(130));
     let seen = status();
     let kept = seen["kept"][0]["entries"].as_u64().unwrap();
     let union: BTreeSet<String> = corpora.iter().flat_map(|corpus| entries(corpus)).collect();

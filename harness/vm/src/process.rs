@@ -84,8 +84,9 @@ impl Process {
         }
     }
 
+    /// Of the program itself, not of the wall around it.
     pub fn pid(&self) -> u32 {
-        self.pid
+        if self.walled { innermost(self.pid) } else { self.pid }
     }
 
     /// Readable once the process has ended.

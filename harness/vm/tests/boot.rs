@@ -128,7 +128,7 @@ fn a_killed_qemu_is_an_exit_and_names_the_guilty_run() {
     let death = death(&mut vm);
     assert!(started.elapsed() < Duration::from_secs(5));
     let DeathKind::Exited(status) = &death.kind else { panic!("{death}") };
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(status), Some(9));
+    assert_eq!(vm::process::signal_of(*status), Some(9));
     assert_eq!(death.executing, Some(7));
     assert_eq!(vm.send(&ToGuest::Hello).unwrap_err().kind, death.kind, "dead stays dead");
     assert_eq!(vm.rss_kib(), 0);
