@@ -1,7 +1,7 @@
 //! An exchange that is a folder: for tests, for several processes of one host, and for hosts that
 //! mount the same file system. One file a parcel, whole or not at all.
 
-use crate::{Away, Exchange, FORMAT, Kind, Parcel, Scope};
+use crate::{Away, Exchange, FORMAT, Parcel, Scope};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -94,15 +94,4 @@ impl Exchange for Folder {
 
 fn away(path: &Path, error: &std::io::Error) -> Away {
     Away(format!("{}: {error}", path.display()))
-}
-
-impl Kind {
-    /// Files of a folder that are parcels of this kind; for tests and status.
-    pub fn count_in(self, dir: &Path) -> usize {
-        let dir = dir.join(format!("v{FORMAT}"));
-        let names = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
-        let of_kind =
-            |name: &str| Parcel::of_name(name, Vec::new()).is_some_and(|p| p.kind == self);
-        names.filter(|e| e.file_name().to_str().is_some_and(of_kind)).count()
-    }
 }
