@@ -122,7 +122,7 @@ impl Nats {
             let prefix = prefix(word);
             Lane { prefix, config, messages: None, next: 1, of: 0 }
         };
-        let lanes = LANES.into_iter().zip([kept(), fresh()]).map(lane).collect();
+        let lanes = LANES.into_iter().zip(streams()).map(lane).collect();
         Ok(Nats { runtime, client, context, scope, connected, lanes })
     }
 
@@ -139,29 +139,25 @@ impl Nats {
     }
 }
 
-fn kept() -> StreamConfig {
-    StreamConfig {
-        name: KEPT.into(),
-        subjects: vec![format!("{}>", prefix(LANES[0]))],
+/// The streams of the lanes, in their order.
+fn streams() -> [StreamConfig; 2] {
+    let of = |name: &str, lane: &str| StreamConfig {
+        name: name.into(),
+        subjects: vec![format!("{}>", prefix(lane))],
         max_messages_per_subject: 1,
-        max_bytes: KEPT_BYTES,
         discard: DiscardPolicy::Old,
-        storage: StorageType::File,
         ..StreamConfig::default()
-    }
-}
-
-fn fresh() -> StreamConfig {
-    StreamConfig {
-        name: FRESH.into(),
-        subjects: vec![format!("{}>", prefix(LANES[1]))],
-        max_messages_per_subject: 1,
-        max_bytes: FRESH_BYTES,
-        max_age: FRESH_AGE,
-        discard: DiscardPolicy::Old,
-        storage: StorageType::Memory,
-        ..StreamConfig::default()
-    }
+    };
+    let (kept, fresh) = (of(KEPT, LANES[0]), of(FRESH, LANES[1]));
+    [
+        StreamConfig { max_bytes: KEPT_BYTES, storage: StorageType::File, ..kept },
+        StreamConfig {
+            max_bytes: FRESH_BYTES,
+            max_age: FRESH_AGE,
+            storage: StorageType::Memory,
+            ..fresh
+        },
+    ]
 }
 
 /// What the subjects of a lane begin with.

@@ -142,8 +142,6 @@ impl Campaign<'_> {
     }
 
     fn tell_how_it_goes(&mut self) {
-        let figures = self.figures();
-        let up = self.slots.iter().filter(|slot| slot.up).count();
         let Some(fleet) = &mut self.fleet else { return };
         let post = fleet.post.figures();
         if post.reached != fleet.reached {
@@ -158,6 +156,9 @@ impl Campaign<'_> {
             return;
         }
         fleet.said = Some(Instant::now());
+        let figures = self.figures();
+        let up = self.slots.iter().filter(|slot| slot.up).count();
+        let Some(fleet) = &self.fleet else { return };
         fleet.status(json!({
             "vms": up,
             "programs": figures.programs,
