@@ -111,11 +111,11 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
         return fill(w, proc, &vma, addr, access, false);
     };
     match entry.slot {
-        Slot::HwPoison if left_no_poison(w, cx, &vma, addr) => {
+        Slot::HwPoison { own: false } if left_no_poison(w, cx, &vma, addr) => {
             w.set_entry(proc, unit, None);
             Round::Again
         }
-        Slot::HwPoison | Slot::UffdPoison => {
+        Slot::HwPoison { .. } | Slot::UffdPoison => {
             let around = access == Access::Read && !vma.armed(UffdModes::WP | UffdModes::MINOR);
             if around && left_huge_file(w, &vma, addr) {
                 // The entry may be none as well, and then neighbours are mapped before the page
@@ -591,6 +591,9 @@ fn left_no_poison(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
     match cx.op {
         Op::Read { .. } | Op::Write { .. } => {
             !matches!(cx.obs.status, Status::Signal(s) if s.code == 4 && same_page(s.at, addr))
+        }
+        Op::VmRead { at, .. } | Op::Vmsplice { at, .. } | Op::DirectIo { at, .. } => {
+            matches!(cx.obs.status, Status::Ok(bytes) if addr < at.addr().saturating_add_signed(bytes))
         }
         _ => cx.ok(),
     }

@@ -186,9 +186,12 @@ fn holds_zeroes(w: &World, entry: &Entry) -> bool {
 fn settle(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, seen: &PageRun) {
     if seen.bits & pm::PRESENT == 0 {
         let poisoned = w.cached(vma, unit).is_some_and(|body| w.bodies[body].poisoned);
-        if poisoned && seen.bits & (pm::SWAP | pm::UFFD_WP) == pm::SWAP {
-            // It was mapped when memory failure came.
-            w.set_entry(proc, unit, Some(Entry { slot: Slot::HwPoison, wp: false }));
+        if poisoned && seen.bits & pm::SWAP != 0 {
+            // It was mapped when memory failure came; or a marker, if it is protected too.
+            let poison = Entry { slot: Slot::HwPoison { own: false }, wp: false };
+            if seen.bits & pm::UFFD_WP == 0 {
+                w.set_entry(proc, unit, Some(poison));
+            }
             return;
         }
         let marked = seen.bits & pm::UFFD_WP != 0 && vma.armed(UffdModes::WP);
@@ -227,9 +230,9 @@ fn bits_of(w: &World, vma: &Vma, entry: Option<Entry>) -> (u8, u8) {
         Slot::UffdPoison => (swap_if_base, all),
         // Splitting a huge file page drops its mapping before poison can replace it: "file pages
         // can simply be left unmapped" (unmap_folio).
-        Slot::HwPoison if maybe_huge(w, vma) => (0, 0),
+        Slot::HwPoison { own: false } if maybe_huge(w, vma) => (0, 0),
         // FILE of a poison entry follows the page it stood for: both spellings are accepted.
-        Slot::HwPoison => (swap_if_base, all & !pm::FILE),
+        Slot::HwPoison { .. } => (swap_if_base | wp, all & !pm::FILE),
         // The huge zero page shows FILE, the 4 KiB one does not (X-19).
         Slot::Zero => (pm::PRESENT | wp, all & !pm::FILE),
         Slot::Page(body) => {
@@ -537,7 +540,7 @@ fn resident_of(w: &World, proc: ProcId, vma: &Vma, addr: u64) -> Option<bool> {
         return Some(false);
     }
     match entry.map(|e| e.slot) {
-        Some(Slot::Page(_) | Slot::Zero | Slot::HwPoison) => Some(true),
+        Some(Slot::Page(_) | Slot::Zero | Slot::HwPoison { .. }) => Some(true),
         Some(Slot::Unsure) => None,
         // hugetlb: page-table state, or page-cache state where no table exists (O-073, O-074).
         None | Some(Slot::Marker | Slot::UffdPoison) if vma.is_hugetlb() => {

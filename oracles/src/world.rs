@@ -81,8 +81,10 @@ pub enum Slot {
     Marker,
     /// A UFFDIO_POISON marker.
     UffdPoison,
-    /// Left by memory failure.
-    HwPoison,
+    /// Left by memory failure: of an anonymous page (`own`), or of one of a file.
+    HwPoison {
+        own: bool,
+    },
     Page(BodyId),
     /// The shared zero page.
     Zero,

@@ -148,7 +148,7 @@ fn slot_wants(
         None if anon => ("anon-none", vec![nothing]),
         None => ("file-none", vec![nothing]),
         Some(Slot::Marker) => ("marker", vec![nothing]),
-        Some(Slot::UffdPoison | Slot::HwPoison) => ("poison", vec![nothing]),
+        Some(Slot::UffdPoison | Slot::HwPoison { .. }) => ("poison", vec![nothing]),
         Some(Slot::Zero) if hidden => ("zero:prot-none", vec![EFAULT_SLOT]),
         Some(Slot::Zero) => ("zero", vec![EFAULT_SLOT]),
         Some(Slot::Unsure) => {

@@ -320,7 +320,10 @@ fn protect(w: &mut World, vma: &Vma, start: u64, end: u64, on: bool) {
                 let marker = Entry { slot: Slot::Marker, wp: false };
                 w.set_entry(ProcId(0), at, Some(marker));
             }
-            Some(e) if matches!(e.slot, Slot::Page(_) | Slot::Zero | Slot::Unsure) => {
+            // A poison entry of a base page is protected like any that is not present, that of a
+            // huge page is passed over (change_pte_range, hugetlb_change_protection).
+            Some(Entry { slot: Slot::HwPoison { .. }, .. }) if vma.is_hugetlb() => {}
+            Some(e) if !matches!(e.slot, Slot::Marker | Slot::UffdPoison) => {
                 w.set_entry(ProcId(0), at, Some(Entry { wp: true, ..e }));
             }
             _ => {}

@@ -38,7 +38,7 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
             None => "none",
             Some(Slot::Marker) => "marker",
             Some(Slot::UffdPoison) => "uffd-poison",
-            Some(Slot::HwPoison) => "hwpoison",
+            Some(Slot::HwPoison { .. }) => "hwpoison",
             Some(Slot::Zero) => "zero",
             Some(Slot::Unsure) => "unsure",
             Some(Slot::Page(b)) => match w.bodies[b].file {

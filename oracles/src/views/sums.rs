@@ -59,10 +59,10 @@ pub(super) fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frame
                 sums.pages_min += 1;
                 sums.pages_max += 1;
             }
-            Slot::HwPoison | Slot::Unsure => sums.pages_max += 1,
+            Slot::HwPoison { .. } | Slot::Unsure => sums.pages_max += 1,
             _ => {}
         }
-        let mapped = matches!(entry.slot, Slot::Page(_) | Slot::HwPoison);
+        let mapped = matches!(entry.slot, Slot::Page(_) | Slot::HwPoison { .. });
         if mapped && vma.is_hugetlb() {
             let leaf = match w.mutated(Mutant::HgmLevelsWhole) {
                 true => vma.unit_bytes() >> 10,
@@ -83,10 +83,10 @@ pub(super) fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frame
                 sums.hugetlb_shared += kb;
             }
             (Slot::Page(_), true) => sums.hugetlb_private += kb,
-            (Slot::HwPoison, true) => sums.hugetlb_poisoned += kb,
+            (Slot::HwPoison { .. }, true) => sums.hugetlb_poisoned += kb,
             // The mapping of a huge file page goes when it is split for the poison.
-            (Slot::HwPoison, false) if maybe_huge(w, vma) => sums.rss_max += kb,
-            (Slot::Page(_) | Slot::HwPoison, false) => {
+            (Slot::HwPoison { own: false }, false) if maybe_huge(w, vma) => sums.rss_max += kb,
+            (Slot::Page(_) | Slot::HwPoison { .. }, false) => {
                 sums.rss_min += kb;
                 sums.rss_max += kb;
             }

@@ -209,7 +209,8 @@ fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
     let all = entries(w, cx, at);
     let huge = may_be_huge(&all) && w.profile.thp;
     let any = |f: &dyn Fn(&Entry) -> bool| all.iter().flatten().any(f);
-    let closed = |e: &Entry| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison | Slot::Marker);
+    let closed =
+        |e: &Entry| matches!(e.slot, Slot::HwPoison { .. } | Slot::UffdPoison | Slot::Marker);
     if any(&|e| e.wp || closed(e)) {
         let busy = vma.uffd.is_some() && w.family == Family::U612 && hole_comes_first(&all);
         return Chance { works: huge, busy, ..INVALID };
@@ -283,7 +284,7 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
     let poison = entries(w, cx, at)
         .iter()
         .flatten()
-        .any(|e| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison | Slot::Marker));
+        .any(|e| matches!(e.slot, Slot::HwPoison { .. } | Slot::UffdPoison | Slot::Marker));
     // Nothing mapped here: there may be no page table to put the huge page in, and the manual
     // speaks of pages mapped by the range only.
     let untouched = entries(w, cx, at).iter().flatten().all(|e| e.slot == Slot::Unsure);

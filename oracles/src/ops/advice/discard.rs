@@ -90,7 +90,7 @@ pub(super) fn free(w: &mut World, cx: &Cx<'_>, part: &Part) -> Step {
     if let Some(p) = w.proc_mut(cx.proc) {
         // Poison entries are freed with the rest: the next touch gets a fresh page
         // (madvise_free_pte_range).
-        let poison = |e: &Entry| matches!(e.slot, Slot::HwPoison | Slot::UffdPoison);
+        let poison = |e: &Entry| matches!(e.slot, Slot::HwPoison { .. } | Slot::UffdPoison);
         let gone: Vec<u64> = p
             .entries
             .range(part.start..part.end)

@@ -191,6 +191,7 @@ fn poison(w: &mut World, body: BodyId, vma: &Vma, at: u64) {
         w.bodies[body].poisoned = false;
         return;
     }
+    let own = w.bodies[body].file.is_none();
     let mapped: Vec<(ProcId, u64)> = w
         .procs
         .iter()
@@ -199,7 +200,7 @@ fn poison(w: &mut World, body: BodyId, vma: &Vma, at: u64) {
         .map(|(id, at, _)| (id, at))
         .collect();
     for (id, at) in mapped.into_iter().chain(perhaps_mapped(w, body)) {
-        w.set_entry(id, at, Some(Entry { slot: Slot::HwPoison, wp: false }));
+        w.set_entry(id, at, Some(Entry { slot: Slot::HwPoison { own }, wp: false }));
     }
 }
 

@@ -95,15 +95,16 @@ fn stays(vma: &Vma, slot: Slot, own: bool, how: Zap) -> bool {
     let keeps_cows = if vma.is_hugetlb() { how.keep_own } else { !how.even_cows };
     match slot {
         Slot::Page(_) => own && keeps_cows,
-        Slot::HwPoison | Slot::UffdPoison => !vma.is_hugetlb() && keeps_cows,
+        Slot::HwPoison { .. } | Slot::UffdPoison => !vma.is_hugetlb() && keeps_cows,
         Slot::Marker => vma.backing != Backing::Anon && !how.drop_markers,
         Slot::Zero | Slot::Unsure => false,
     }
 }
 
 fn leaves_marker(vma: &Vma, entry: Entry, how: Zap) -> Option<Entry> {
-    let was_page = matches!(entry.slot, Slot::Page(_) | Slot::Zero | Slot::Unsure);
-    let stays = was_page
+    let told =
+        matches!(entry.slot, Slot::Page(_) | Slot::Zero | Slot::Unsure | Slot::HwPoison { .. });
+    let stays = told
         && entry.wp
         && vma.armed(UffdModes::WP)
         && vma.backing != Backing::Anon
