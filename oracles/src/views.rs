@@ -15,6 +15,7 @@ use self::wanted::{Sight, expecting, expecting_entry, expecting_frames, expectin
 use crate::mutants::Mutant;
 use crate::rules::*;
 use crate::step::{Cx, Out};
+use crate::touch::prepared;
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{PageRun, View, VmaObs, Word, pm};
@@ -213,6 +214,10 @@ fn settle(w: &mut World, proc: ProcId, vma: &Vma, unit: u64, seen: &PageRun) {
             None => return,
         },
     };
+    if matches!(slot, Slot::Page(body) if w.bodies[body].file.is_none()) {
+        // Whatever put an anonymous page there has prepared the mapping for it.
+        prepared(w, proc, vma, unit);
+    }
     let wp = seen.bits & pm::UFFD_WP != 0 && vma.armed(UffdModes::WP);
     w.set_entry(proc, unit, Some(Entry { slot, wp }));
 }
