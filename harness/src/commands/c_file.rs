@@ -203,7 +203,9 @@ fn opening(report: &[u8]) -> Option<String> {
         return Some("INFO: task ".into());
     }
     let steady = line.find(|c: char| c.is_ascii_digit() || !(' '..='~').contains(&c));
-    let head = line[..steady.unwrap_or(line.len())].to_owned();
+    let head = &line[..steady.unwrap_or(line.len())];
+    // The C file has a name of its own.
+    let head = head.split(" in process ").next().unwrap_or(head).to_owned();
     (head.len() >= 4).then_some(head)
 }
 
@@ -382,6 +384,8 @@ mod tests {
         assert_eq!(of(warn), "WARNING: CPU: ");
         assert_eq!(of("kernel BUG at mm/hugetlb.c:77!"), "kernel BUG at mm/hugetlb.c:");
         assert_eq!(of("INFO: task hgm:12 blocked for more than 2 seconds"), "INFO: task ");
+        let page = "[    9.1] BUG: Bad page cache in process init  pfn:06e00\n";
+        assert_eq!(of(page), "BUG: Bad page cache", "the C file has a name of its own");
         assert_eq!(opening(b"[1] 12"), None);
     }
 
