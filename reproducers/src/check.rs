@@ -554,7 +554,7 @@ fn after(script: &mut Script) -> Check {
         }
         Expectation::NoReport { head, function } => {
             script.parts.need("kmsg");
-            let name = function.as_deref().map_or("NULL".into(), |f| quoted(&format!("{f}+0x")));
+            let name = function.as_deref().map_or("NULL".into(), quoted);
             (
                 "the kernel reports nothing".to_owned(),
                 format!(

@@ -1092,6 +1092,17 @@ static int kmsg_open(void)
 	return kmsg == -1 ? -1 : (int)lseek(kmsg, 0, SEEK_END);
 }
 
+/* Is the function in this line of a trace? The compiler may have split it: f.cold, f.isra.0. */
+static int kmsg_names(const char *text, const char *function)
+{
+	size_t length = strlen(function);
+
+	for (; (text = strstr(text, function)); text += length)
+		if (strchr(" :", text[-1]) && (text[length] == '+' || text[length] == '.'))
+			return 1;
+	return 0;
+}
+
 /* Is there a report that opens so and names this function (NULL: whatever it names)? */
 static int kmsg_shows(const char *head, const char *function)
 {
@@ -1114,7 +1125,7 @@ static int kmsg_shows(const char *head, const char *function)
 			snprintf(s->report, sizeof(s->report), "%.*s",
 				 (int)strcspn(text + 1, "\n"), text + 1);
 		}
-		if (open && (!function || strstr(text, function)))
+		if (open && (!function || kmsg_names(text, function)))
 			return 1;
 	}
 }
