@@ -229,6 +229,7 @@ pub fn finding(
     id: &str,
     reproduced: (u32, u32),
     count: u32,
+    known: &Known,
 ) -> Finding {
     let state = match (&sighting.known, reproduced.0) {
         (Some(_), _) => FindingState::Known,
@@ -245,7 +246,7 @@ pub fn finding(
         seed,
         reproduced,
         elsewhere: None,
-        embargo: false,
+        embargo: sighting.known.as_ref().is_some_and(|id| known.is_embargoed(id)),
         count,
         violation: sighting.violation.clone(),
         replay: format!("hgm repro {id}"),
@@ -280,6 +281,24 @@ mod tests {
         assert!(matches!(cause(INIT, false), Cause::Host(_)));
         let both = [WARN, INIT].concat();
         assert!(matches!(cause(&both, false), Cause::Guest(s) if s.signature.contains("hugetlb")));
+    }
+
+    #[test]
+    fn what_shows_an_embargoed_deviation_is_under_embargo() {
+        let known = Known::builtin();
+        let of = |id: Option<&str>| {
+            let sighting = Sighting {
+                signature: "X-02/mmap/rsvd:high:divided".into(),
+                title: String::new(),
+                source: Source::Oracle,
+                known: id.map(str::to_owned),
+                violation: None,
+                observation: None,
+                console: Vec::new(),
+            };
+            finding(&sighting, "k", 1, "id", (0, 0), 1, &known).embargo
+        };
+        assert_eq!([of(Some("E-01")), of(Some("N03")), of(None)], [true, false, false]);
     }
 
     #[test]

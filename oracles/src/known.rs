@@ -20,6 +20,9 @@ pub struct Deviation {
     pub title: String,
     /// What it breaks, and the document or version that decides.
     pub why: String,
+    /// Reported in private (SECURITY.md): programs that show it stay on the machine that found them.
+    #[serde(default)]
+    pub embargo: bool,
 }
 
 /// A list of deviations.
@@ -49,6 +52,10 @@ impl Known {
         self.deviation.retain(|d| other.deviation.iter().all(|o| o.id != d.id));
         self.deviation.extend(other.deviation);
         self
+    }
+    /// Must programs that show this deviation stay where they are?
+    pub fn is_embargoed(&self, id: &str) -> bool {
+        self.deviation.iter().any(|d| d.id == id && d.embargo)
     }
     /// The deviation a violation is an instance of.
     pub fn find(&self, profile: &Profile, violation: &Violation) -> Option<&Deviation> {

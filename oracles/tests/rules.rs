@@ -79,7 +79,9 @@ fn every_known_deviation_has_a_program_that_shows_it() {
             path.file_name().unwrap().to_string_lossy().starts_with(prefix.as_str())
         };
         let folder = files("regressions").into_iter().find(named);
-        if EMBARGOED.contains(&id.as_str()) {
+        let embargoed = EMBARGOED.contains(&id.as_str());
+        assert_eq!(deviation.embargo, embargoed, "{id}: embargo");
+        if embargoed {
             assert!(folder.is_none(), "{id} is under embargo and has a folder");
             continue;
         }

@@ -241,8 +241,15 @@ impl Keeper {
         let Suspect { sighting, program, count, reproduced, .. } = suspect;
         let bench = &self.benches[suspect.tier];
         let compared = render::compared(program, sighting, bench.profile.as_ref(), &bench.known);
-        let mut finding =
-            triage::finding(sighting, &bench.id, seed, &suspect.id, *reproduced, *count);
+        let mut finding = triage::finding(
+            sighting,
+            &bench.id,
+            seed,
+            &suspect.id,
+            *reproduced,
+            *count,
+            &bench.known,
+        );
         let other = self.benches.get(CHECKING - suspect.tier);
         finding.elsewhere = other.and_then(|other| {
             let kernel = other.id.clone();
@@ -270,7 +277,11 @@ impl Keeper {
         if sighting.observation.is_some() || !sighting.console.is_empty() {
             self.findings.replace_program(slug, program, &compared)?;
         }
-        self.findings.update(slug, |kept| kept.clone_from(&finding))?;
+        self.findings.update(slug, |kept| {
+            // Somebody may have said so in the meantime.
+            finding.embargo |= kept.embargo;
+            kept.clone_from(&finding);
+        })?;
         self.journal.index_finding(slug, &finding)?;
         let (k, n) = *reproduced;
         self.event("replayed", &json!({ "id": slug, "shown": k, "tried": n }))?;
