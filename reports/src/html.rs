@@ -7,6 +7,7 @@ use crate::plot;
 use crate::run::{Mark, Run};
 use crate::trend::{CURVES, Trend, TrendRow};
 use askama::Template;
+use case::FindingState;
 
 const STYLE: &str = include_str!("../templates/style.css");
 const SCRIPT: &str = include_str!("../templates/script.js");
@@ -26,6 +27,9 @@ struct Page<'a> {
     withheld: String,
     rows: Vec<Row<'a>>,
     pages: Vec<Row<'a>>,
+    /// Where the pages of what is known begin, and how many there are: they are folded together.
+    known_from: usize,
+    known: usize,
     left_out: usize,
     unpaged: usize,
     charts: Vec<Chart>,
@@ -53,7 +57,9 @@ struct TrendPage<'a> {
 /// The page of a run.
 pub fn html(run: &Run) -> Result<String, crate::ReportError> {
     let (rows, left_out, unpaged) = page::rows(run);
-    let (pages, _, _) = page::rows(run);
+    let pages: Vec<Row<'_>> = page::rows(run).0.into_iter().filter(|row| row.linked).collect();
+    let is_known = |row: &&Row<'_>| row.f.state == FindingState::Known;
+    let known = pages.iter().rev().take_while(is_known).count();
     let (coverage, coverage_left_out) = page::coverage(run);
     let dead = |m: &&Mark| m.kind == "died" || m.kind == "boot-failed";
     let deaths = run
@@ -69,7 +75,9 @@ pub fn html(run: &Run) -> Result<String, crate::ReportError> {
         facts: page::facts(run),
         tiles: page::tiles(run),
         withheld: page::withheld(run),
-        pages: pages.into_iter().filter(|row| row.linked).collect(),
+        known_from: pages.len() - known,
+        known,
+        pages,
         rows,
         left_out,
         unpaged,

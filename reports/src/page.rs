@@ -84,7 +84,12 @@ pub fn facts(run: &Run) -> Vec<(&'static str, String)> {
             "accelerator" => "Accelerator",
             other => other,
         };
-        facts.extend(row.map(|row| (label, row[2].chars().take(24).collect())));
+        // A hash by its beginning, a version without its package's.
+        let brief = |text: &str| match name {
+            "QEMU" => text.split(" (").next().unwrap_or_default().to_owned(),
+            _ => text.to_owned(),
+        };
+        facts.extend(row.map(|row| (label, brief(&row[2]).chars().take(24).collect())));
     }
     facts.retain(|(_, value)| !value.is_empty());
     facts

@@ -56,7 +56,7 @@
   const reveal = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (target instanceof HTMLDetailsElement) {
-      target.open = true;
+      for (let one = target; one; one = one.parentElement.closest("details")) one.open = true;
       target.scrollIntoView();
     }
   };

@@ -529,8 +529,10 @@ impl<'a> Campaign<'a> {
     fn done(&mut self, done: Done) -> anyhow::Result<()> {
         let Done { slot, job, judged, cells, rss_kib } = done;
         self.freed(slot);
-        self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
-        self.slots[slot].rss_kib = rss_kib;
+        if let Some(rss_kib) = rss_kib {
+            self.totals.rss_kib = self.totals.rss_kib.max(rss_kib);
+            self.slots[slot].rss_kib = rss_kib;
+        }
         self.totals.first.get_or_insert_with(|| self.start.elapsed());
         let tier = self.slots[slot].tier;
         if let Some(canary) = job.canary {

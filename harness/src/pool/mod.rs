@@ -127,7 +127,8 @@ pub struct Done {
     pub judged: Judged,
     /// Cells of kernel text it executed, ascending; empty where nothing counts.
     pub cells: Vec<u32>,
-    pub rss_kib: u64,
+    /// Memory of its VM, where it was measured: not after every program.
+    pub rss_kib: Option<u64>,
 }
 
 /// How a replay went.

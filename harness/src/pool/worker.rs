@@ -273,7 +273,13 @@ impl Worker {
         let Some(live) = &mut self.live else {
             // The next program could not be sent; this one's result is good all the same.
             let slot = self.slot;
-            return self.tell(Event::Done(Box::new(Done { slot, job, judged, cells, rss_kib: 0 })));
+            return self.tell(Event::Done(Box::new(Done {
+                slot,
+                job,
+                judged,
+                cells,
+                rss_kib: None,
+            })));
         };
         if job.canary == Some(Canary::KernelReport) {
             // The planted report is the result of this run, and its end may still be coming.
@@ -281,7 +287,7 @@ impl Worker {
             reports.extend(live.last_reports());
             judged.sightings.extend(reports.drain(..).map(|(_, sighting)| sighting));
         }
-        let rss_kib = if live.ran.is_multiple_of(64) { live.vm.rss_kib() } else { 0 };
+        let rss_kib = live.ran.is_multiple_of(64).then(|| live.vm.rss_kib());
         let mut tainted = !reports.is_empty() || live.ran >= self.spec.programs_max;
         let leak = judged.sightings.iter().any(|s| s.violation.as_ref().is_some_and(is_leak));
         tainted |= leak && job.canary.is_none();
