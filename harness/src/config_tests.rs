@@ -45,3 +45,30 @@ fn durations() {
         assert!(parse_duration(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn broken_files_are_faults_with_lines_and_never_a_panic() {
+    let start = std::time::Instant::now();
+    let seed = include_bytes!("../hgm.example.toml").to_vec();
+    let words =
+        ["[profile.ci]\n", "kernel = ", "jobs = ", "\"\"\"", "0x", "'''", "[[", "{", "inf", "\n"];
+    let figures = trials::Trial::new("config", vec![seed]).words(&words).run(|bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let lines = 1 + text.matches('\n').count();
+        match parse(&text) {
+            Ok(profiles) => {
+                for (key, (value, line)) in profiles.values().flatten() {
+                    let key = find_key(key).expect("only keys that are there");
+                    assert!(check(key, value).is_ok() && (1..=lines).contains(line), "{value:?}");
+                }
+            }
+            Err(faults) => {
+                assert!(!faults.is_empty());
+                for fault in faults {
+                    assert!(fault.line <= lines && !fault.help.is_empty(), "{fault:?}");
+                }
+            }
+        }
+    });
+    trials::fault("F6", "hgm.toml, mutated", figures.executions, 0, start);
+}

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod capped;
 pub mod check;
 pub mod cover;
 pub mod expect;

@@ -1,6 +1,7 @@
 //! The messages between host and guest. Frames around them are `wire`'s; a change here raises
 //! `wire::VERSION`.
 
+use crate::capped;
 use crate::cover::{Ranges, Symbol};
 use crate::observation::Observation;
 use crate::profile::Profile;
@@ -142,12 +143,14 @@ pub enum FromGuest {
     Log(String),
     /// Text symbols of the kernel itself in the order of /proc/kallsyms, and whether more follow.
     Symbols {
+        #[serde(deserialize_with = "capped::symbols")]
         part: Vec<Symbol>,
         more: bool,
     },
     /// Cells of the ranges of `Cover` that a run executed, ascending; comes before its `Done`.
     Covered {
         id: u64,
+        #[serde(deserialize_with = "capped::cells")]
         cells: Vec<u32>,
     },
     /// How an executable ended.

@@ -1,6 +1,7 @@
 //! What a guest reports of one program: plain data, no judgement. Everything here came from a
 //! hostile guest until `wire` has checked it.
 
+use crate::capped;
 use crate::program::Tag;
 use crate::value::{Place, ProcId, UffdId};
 use serde::{Deserialize, Serialize};
@@ -112,8 +113,10 @@ pub struct VmaObs {
     /// File offset in bytes, 0 for anonymous memory.
     pub off: u64,
     /// `(label, kB)` of every "Label: n kB" line, in file order; `THPeligible` too.
+    #[serde(deserialize_with = "capped::labels")]
     pub kb: Vec<(String, u64)>,
     /// Two-letter VmFlags.
+    #[serde(deserialize_with = "capped::labels")]
     pub flags: Vec<[u8; 2]>,
     /// The numa_maps line without its address, where asked for.
     pub numa: Option<String>,
@@ -126,6 +129,7 @@ pub enum View {
     Pages {
         proc: ProcId,
         at: Place,
+        #[serde(deserialize_with = "capped::runs")]
         runs: Vec<PageRun>,
     },
     /// VMAs that overlap the range, complete.
@@ -133,16 +137,19 @@ pub enum View {
         proc: ProcId,
         at: Place,
         len: u64,
+        #[serde(deserialize_with = "capped::vmas")]
         vmas: Vec<VmaObs>,
     },
     /// smaps_rollup of the whole process, `(label, kB)`.
     Rollup {
         proc: ProcId,
+        #[serde(deserialize_with = "capped::labels")]
         kb: Vec<(String, u64)>,
     },
     /// /proc/PID/status memory lines, `(label, kB)`.
     Status {
         proc: ProcId,
+        #[serde(deserialize_with = "capped::labels")]
         kb: Vec<(String, u64)>,
     },
     /// mincore(2): errno, or runs of (pages, resident).
@@ -174,6 +181,7 @@ pub struct Counters {
     pub pool_2m: Pool,
     pub pool_1g: Pool,
     /// Per node: 2 MiB pool without `rsvd` (always 0 there).
+    #[serde(deserialize_with = "capped::nodes")]
     pub nodes_2m: Vec<Pool>,
     /// /proc/meminfo HardwareCorrupted, kB.
     pub hwcorrupted_kb: i64,
@@ -214,11 +222,11 @@ pub struct FaultSeen {
 pub enum Output {
     Nothing,
     /// read, pread, vm_read, vmsplice, direct_io: content of the pages touched before any failure.
-    Content(Vec<ContentRun>),
+    Content(#[serde(deserialize_with = "capped::runs")] Vec<ContentRun>),
     /// Output field of a uffd ioctl; [`FIELD_UNTOUCHED`] when the kernel did not write it.
     Field(i64),
     /// move_pages status per entry; [`NODE_UNTOUCHED`] where the kernel wrote nothing.
-    Nodes(Vec<i32>),
+    Nodes(#[serde(deserialize_with = "capped::runs")] Vec<i32>),
     Stat {
         size: u64,
         blocks: u64,
@@ -238,8 +246,10 @@ pub struct LineObs {
     /// A signal that arrived beside a normal return (injection-time SIGBUS).
     pub also: Option<SignalSeen>,
     /// Messages the handler threads read while the op ran.
+    #[serde(deserialize_with = "capped::events")]
     pub events: Vec<FaultSeen>,
     /// Looks taken after the op: those of an `observe`, and those the run asked for.
+    #[serde(deserialize_with = "capped::views")]
     pub views: Vec<View>,
     /// Pools after the op, if the run asked for looks. `None` inside a `par` block.
     pub pools: Option<[Pool; 2]>,
@@ -251,8 +261,10 @@ pub struct Observation {
     /// Before the first op.
     pub before: Counters,
     /// One per line, in line order.
+    #[serde(deserialize_with = "capped::lines")]
     pub lines: Vec<LineObs>,
     /// Looks at everything still mapped, before the teardown.
+    #[serde(deserialize_with = "capped::views")]
     pub end: Vec<View>,
     /// After the teardown: everything the program made is gone.
     pub after: Counters,

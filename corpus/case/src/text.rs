@@ -285,7 +285,8 @@ impl Reader {
 fn comment(line: &str) -> String {
     let text = line.trim();
     let text = text.strip_prefix('#').unwrap_or(text);
-    text.strip_prefix(' ').unwrap_or(text).to_string()
+    // A carriage return alone ends no line here and would end one when printed.
+    text.strip_prefix(' ').unwrap_or(text).replace('\r', " ")
 }
 
 /// Takes `p1:` off the front, if it is there.

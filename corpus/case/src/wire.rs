@@ -4,6 +4,7 @@
 //! an error and ends the link (there is no resynchronisation), and what a frame held is checked
 //! against the caps once more before anybody looks at it.
 
+use crate::capped::{LABELS_MAX, NODES_MAX, VIEWS_MAX, VMAS_MAX};
 use crate::cover::{CELLS_MAX, SYMBOL_BYTES_MAX, SYMBOLS_PER_PART};
 use crate::limits::{
     EVENTS_MAX, FRAME_BYTES_MAX, LINES_MAX, PRINTED_BYTES_MAX, RUNS_MAX, STUCK_BYTES_MAX,
@@ -24,11 +25,6 @@ pub const MAGIC: [u8; 4] = *b"hgmF";
 pub const HEADER_BYTES: usize = 16;
 /// Bytes of one string that comes from a guest.
 pub const STRING_BYTES_MAX: usize = 64 << 10;
-/// Looks of one line, VMAs of one look, labels of one VMA, nodes of one machine.
-const VIEWS_MAX: usize = 256;
-const VMAS_MAX: usize = 4096;
-const LABELS_MAX: usize = 128;
-const NODES_MAX: usize = 64;
 
 /// Why bytes are not a message, or a message not sendable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,6 +2,9 @@
 //! word.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/messages.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod messages;
 mod support;
 
 use case::limits::*;
@@ -9,6 +12,7 @@ use case::link::*;
 use case::observation::*;
 use case::wire::*;
 use case::*;
+use messages::observation;
 use proptest::prelude::*;
 
 fn run(program: Program) -> ToGuest {
@@ -26,60 +30,6 @@ fn bare(mut program: Program) -> Program {
     program.about.clear();
     program.steps.iter_mut().for_each(|s| s.notes.clear());
     program
-}
-
-fn line(out: Output) -> LineObs {
-    let seen = FaultSeen {
-        uffd: UffdId(1),
-        event: event::PAGEFAULT,
-        flags: event::FLAG_MINOR,
-        at: Spot::In(Place::new(0, 4096)),
-        to: Spot::Outside(12),
-        len: 0,
-        answer: 17,
-    };
-    let signal = SignalSeen { signo: 7, code: 2, at: Spot::In(Place::new(1, 8)), lsb: 0 };
-    LineObs {
-        status: Status::Signal(signal),
-        out,
-        also: Some(signal),
-        events: vec![seen],
-        views: vec![View::Counters(Counters::default())],
-        pools: Some([Pool::default(); 2]),
-    }
-}
-
-fn observation() -> Observation {
-    let words = [Word::Unread, Word::Zero, Word::Tag(Tag { serial: 3, page: 9 })];
-    let runs = words.map(|w| ContentRun { pages: 2, head: w, tail: Word::Zero });
-    let page = PageRun { pages: 3, bits: pm::PRESENT, frame: 513, kpage: None };
-    let vma = VmaObs {
-        at: Place::new(2, 0),
-        len: 1 << 21,
-        perms: 11,
-        off: 4096,
-        kb: vec![("Rss".into(), 2048)],
-        flags: vec![*b"rd", *b"ht"],
-        numa: Some("default".into()),
-    };
-    Observation {
-        before: Counters { nodes_2m: vec![Pool::default(); 2], ..Counters::default() },
-        lines: vec![
-            line(Output::Content(runs.to_vec())),
-            line(Output::Nodes(vec![0, -14, NODE_UNTOUCHED])),
-            line(Output::Field(FIELD_UNTOUCHED)),
-        ],
-        end: vec![
-            View::Pages { proc: ProcId(0), at: Place::new(0, 0), runs: vec![page] },
-            View::Vmas { proc: ProcId(1), at: Place::new(2, 0), len: 4096, vmas: vec![vma] },
-            View::Rollup { proc: ProcId(0), kb: vec![("Pss".into(), 4)] },
-            View::Mincore { proc: ProcId(0), at: Place::new(0, 0), result: Ok(vec![(2, true)]) },
-            View::Failed { what: "smaps".into(), errno: 3 },
-        ],
-        after: Counters::default(),
-        fresh: false,
-        nanos: 123_456,
-    }
 }
 
 fn done(observation: Observation) -> FromGuest {
@@ -185,7 +135,12 @@ fn a_bad_header_is_refused_before_its_payload_comes() {
         decoder.next::<ToGuest>().unwrap_err()
     };
     assert!(matches!(head(|b| b[0] = b'x'), WireError::Magic(_)));
+    let start = std::time::Instant::now();
     assert_eq!(head(|b| b[4] = 99), WireError::Version(99));
+    // The agents of the version before and of the one to come.
+    assert_eq!(head(|b| b[4] -= 1), WireError::Version(VERSION - 1));
+    assert_eq!(head(|b| b[4] += 1), WireError::Version(VERSION + 1));
+    trials::fault("F33", "an agent of another version", 3, 0, start);
     assert_eq!(head(|b| b[6] = 3), WireError::Kind(3));
     let long = (FRAME_BYTES_MAX as u32 + 1).to_le_bytes();
     assert_eq!(long.len(), 4);

@@ -13,6 +13,7 @@ use case::link::Look;
 use case::{Family, Program};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ const EXPECT: &str = "expect.toml";
 const BOOTS_MAX: u32 = 3;
 /// Times a program is tried again when its VM died of something else.
 const RETRIES: u32 = 2;
+/// Bytes of an `expect.toml` that are read at most.
+const EXPECT_BYTES_MAX: u64 = 64 << 10;
 /// Time between signs of life on stderr.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -141,11 +144,22 @@ fn read_expect(path: &Path) -> Result<Expect, ExpectedError> {
         ExpectedError::config(format!("bad {}", path.display()), "see corpus/regressions/README.md")
             .cause(why)
     };
-    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    let expect: Expect = toml::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| bad(error.to_string()))?;
+    file.take(EXPECT_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| bad(error.to_string()))?;
+    if text.len() as u64 > EXPECT_BYTES_MAX {
+        return Err(bad(format!("it is longer than {EXPECT_BYTES_MAX} bytes")));
+    }
+    parse_expect(&text).map_err(bad)
+}
+
+fn parse_expect(text: &str) -> Result<Expect, String> {
+    let expect: Expect = toml::from_str(text).map_err(|error| error.to_string())?;
     let families = [Family::U61.name(), Family::U612.name(), "*"];
     match expect.expect.keys().find(|key| !families.contains(&key.as_str())) {
-        Some(key) => Err(bad(format!("no family `{key}`; there are {}", families.join(", ")))),
+        Some(key) => Err(format!("no family `{key}`; there are {}", families.join(", "))),
         None => Ok(expect),
     }
 }
@@ -355,5 +369,20 @@ mod tests {
         assert!(read("[expect]\nU99 = \"pass\"\n").is_err());
         assert!(read("expects = 1\n[expect]\n").is_err());
         assert!(read("about = 1").is_err());
+        let long = format!("[expect]\nU61 = \"pass\"\n#{}", "x".repeat(EXPECT_BYTES_MAX as usize));
+        assert!(read(&long).is_err());
+    }
+
+    #[test]
+    fn broken_expectations_are_refused_and_never_a_panic() {
+        let start = Instant::now();
+        let good = b"about = \"x\"\n[expect]\nU61 = \"known:N03\"\n\"*\" = \"pass\"\n".to_vec();
+        let words = ["[expect]\n", "U612 = ", "\"*\" = ", "\"\"\"", "[[", "{", "= ["];
+        let figures = trials::Trial::new("expect", vec![good]).words(&words).run(|bytes| {
+            if let Ok(expect) = parse_expect(&String::from_utf8_lossy(bytes)) {
+                assert!(expect.expect.keys().all(|key| ["U61", "U612", "*"].contains(&&**key)));
+            }
+        });
+        trials::fault("F6", "expect.toml, mutated", figures.executions, 0, start);
     }
 }

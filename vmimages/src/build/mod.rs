@@ -407,4 +407,6 @@ fn is_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
