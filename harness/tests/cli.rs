@@ -153,6 +153,7 @@ const ERRORS: &[(&[&str], i32, &[&str])] = &[
 
 #[test]
 fn errors_have_their_code_and_say_what_to_do() {
+    let start = Instant::now();
     let place = Place::new();
     place.write("good.hgm", PROGRAM);
     for (args, code, words) in ERRORS {
@@ -163,6 +164,7 @@ fn errors_have_their_code_and_say_what_to_do() {
         }
         assert_eq!(out.stdout, "", "{args:?}: errors are talk");
     }
+    trials::fault("F19", "wrong arguments and missing files", ERRORS.len() as u64, 0, start);
 }
 
 #[test]
@@ -221,6 +223,7 @@ fn broken_configuration_files_are_refused_not_guessed_at() {
         b"\x00\x01\x02",
         big.as_bytes(),
     ];
+    let start = Instant::now();
     for text in cases {
         fs::write(place.path("hgm.toml"), text).unwrap();
         let out = place.hgm(&["config", "show"]);
@@ -230,6 +233,7 @@ fn broken_configuration_files_are_refused_not_guessed_at() {
         assert!(out.stderr.contains("\nhelp: "), "{head}: {}", out.stderr);
         assert!(out.stderr.contains("hgm.toml"), "{head}: {}", out.stderr);
     }
+    trials::fault("F19", "broken configuration files", cases.len() as u64, 0, start);
 }
 
 #[test]
@@ -303,6 +307,7 @@ fn doctor_names_what_is_missing_and_how_to_mend_it() {
 
 #[test]
 fn a_wall_that_does_not_stand_is_named_and_no_gate_goes_without() {
+    let start = Instant::now();
     let place = Place::new();
     place.script("bwrap", "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1");
     let poor = |args: &[&str]| {
@@ -327,6 +332,7 @@ fn a_wall_that_does_not_stand_is_named_and_no_gate_goes_without() {
     // Told that it may, it comes to the next fault: there is no kernel.
     let told = poor(&with(&["--allow-weak-jail"]));
     assert!(told.code == 3 && told.stderr.contains("no kernel"), "{}", told.stderr);
+    trials::fault("J7", "no jail, or one switched off, before a gate", 2, 0, start);
 }
 
 #[test]
@@ -487,6 +493,7 @@ fn colour_obeys_flag_and_environment() {
 
 #[test]
 fn a_reader_that_leaves_is_no_error_and_a_full_disk_is() {
+    let start = Instant::now();
     let place = Place::new();
     let mut child = place.plain(&["help", "ops"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut first = [0u8; 1];
@@ -498,6 +505,7 @@ fn a_reader_that_leaves_is_no_error_and_a_full_disk_is() {
     let out = place.plain(&["help", "ops"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(out.status.code(), Some(75));
     assert!(String::from_utf8_lossy(&out.stderr).contains("cannot write to stdout"));
+    trials::fault("F20", "a reader that leaves, a full output", 2, 0, start);
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn went_through(code: Option<i32>) -> bool {
 #[test]
 fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
     let home = Home::new();
+    let start = Instant::now();
     let corpus = home.0.path().join("mine");
     std::fs::create_dir(&corpus).unwrap();
     std::fs::write(corpus.join("deviates.hgm"), DEVIATES).unwrap();
@@ -69,6 +70,7 @@ fn a_campaign_finds_its_canaries_and_a_saved_finding_replays() {
     ];
     assert_eq!(keys, BTreeSet::from(wanted));
     assert_eq!(summary["canaries"], serde_json::json!({ "planted": 5, "found": 5 }));
+    trials::fault("F26", "planted faults that must be found", 5, 0, start);
     assert!(summary["programs"].as_u64().unwrap() >= 12);
     assert!(summary["states"].as_u64().unwrap() > 5);
     assert_eq!(summary["profile"], "U61");
@@ -135,6 +137,7 @@ fn a_known_list_that_blinds_the_detector_voids_the_run() {
         signatures = [\"*/read/*\"]\ntitle = \"too wide\"\nwhy = \"swallows canaries\"\n";
     let one = the_kernel("6.1");
     home.own_known_list(&one, wide);
+    let start = Instant::now();
     let out = home.run(&[
         "fuzz",
         "--programs",
@@ -152,6 +155,7 @@ fn a_known_list_that_blinds_the_detector_voids_the_run() {
     assert!(said.contains("wrong-content") && said.contains("was not found"), "{said}");
     let planted = &json(&out)["canaries"];
     assert!(planted["found"].as_u64() < planted["planted"].as_u64(), "{planted}");
+    trials::fault("F26", "a detector that is blind ends with 102", 1, 0, start);
 }
 
 /// N03 is known of 6.1 and fixed in 6.12: here a list beside 6.1's image takes it out, so that a
@@ -218,6 +222,7 @@ fn a_checking_kernel_that_does_not_boot_ends_the_campaign() {
     manifest["modules"] = serde_json::json!([]);
     std::fs::write(broken.join("kernel.json"), manifest.to_string()).unwrap();
     std::fs::write(broken.join("vmlinuz"), "not a kernel").unwrap();
+    let start = Instant::now();
     let out = home.run(&[
         "fuzz",
         "--kernel",
@@ -234,6 +239,7 @@ fn a_checking_kernel_that_does_not_boot_ends_the_campaign() {
     assert_eq!(out.status.code(), Some(75), "{said}");
     assert!(said.contains("error: no VM ever answered with kernel broken-6.1"), "{said}");
     assert!(said.contains("vm1/console.log"), "{said}");
+    trials::fault("F15", "a kernel of which no VM ever boots", 1, 0, start);
     // The other kernel was booting: its wall falls with the campaign, and then what is behind it.
     wait_for("the end of QEMU", || home.qemus().is_empty());
 }
@@ -242,18 +248,27 @@ fn a_checking_kernel_that_does_not_boot_ends_the_campaign() {
 fn killed_mid_campaign_leaves_no_qemu_and_resumes_without_loss() {
     let home = Home::new();
     let args = ["fuzz", "--for", "1h", "--jobs", "2", "--seed", "11", "--no-canaries"];
-    let mut first = home.start(&args);
+    let again = ["fuzz", "--resume", "--for", "1h", "--jobs", "2", "--no-canaries"];
     let corpus = || names(&home.the_run().join("corpus"));
-    wait_for("corpus entries", || home.0.path().join("runs").is_dir() && corpus().len() >= 4);
-    assert!(!home.qemus().is_empty());
-    kill(Pid::from_raw(first.id() as i32), Signal::SIGKILL).unwrap();
-    first.wait().unwrap();
-    let end = Instant::now() + Duration::from_secs(5);
-    while !home.qemus().is_empty() {
-        assert!(Instant::now() < end, "QEMU outlived its campaign: {:?}", home.qemus());
-        std::thread::sleep(Duration::from_millis(20));
+    let (start, kills) = (Instant::now(), trials::rounds(1));
+    let mut kept = BTreeSet::new();
+    for round in 0..kills {
+        let mut first = home.start(if round == 0 { &args[..] } else { &again[..] });
+        let enough = kept.len() + 4;
+        let grown = || home.0.path().join("runs").is_dir() && corpus().len() >= enough;
+        wait_for("corpus entries", grown);
+        assert!(!home.qemus().is_empty());
+        kill(Pid::from_raw(first.id() as i32), Signal::SIGKILL).unwrap();
+        first.wait().unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        while !home.qemus().is_empty() {
+            assert!(Instant::now() < end, "QEMU outlived its campaign: {:?}", home.qemus());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(corpus().is_superset(&kept), "corpus entries were lost");
+        kept = corpus();
     }
-    let kept = corpus();
+    trials::fault("F22", "the campaign is killed, its VMs run", u64::from(kills), 0, start);
     let found = names(&home.the_run().join("findings"));
 
     let out = home.run(&[
@@ -305,6 +320,7 @@ fn a_killed_qemu_costs_nothing_and_blames_nobody() {
     for pid in home.qemus() {
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
+    let start = Instant::now();
     let status = campaign.wait().unwrap();
     assert!(went_through(status.code()), "{status:?}");
     let summary: Value = serde_json::from_slice(&std::fs::read(&out_file).unwrap()).unwrap();
@@ -315,6 +331,7 @@ fn a_killed_qemu_costs_nothing_and_blames_nobody() {
         let finding: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(finding["source"], "oracle", "the killed QEMU became a finding: {text}");
     }
+    trials::fault("F8", "QEMU is killed under a campaign", 1, 0, start);
 }
 
 #[test]
@@ -367,6 +384,7 @@ fn the_first_interrupt_drains_and_closes_the_books() {
     let summary: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(summary["run"], home.the_run().to_string_lossy().as_ref());
     wait_for("the end of QEMU", || home.qemus().is_empty());
+    trials::fault("F21", "a signal ends a campaign", 1, 0, start);
 }
 
 #[test]
@@ -531,4 +549,51 @@ fn a_program_is_shrunk_to_what_shows_it() {
     let log = std::fs::read_to_string(small.replace(".hgm", ".log")).unwrap();
     assert!(log.lines().count() > 10 && log.contains("without steps"), "{log}");
     assert!(home.qemus().is_empty());
+}
+
+/// What stands in the environment of a campaign is nobody else's: not its QEMU's, not the guest's, and
+/// in nothing it writes.
+#[test]
+fn no_secret_of_the_environment_goes_anywhere() {
+    let home = Home::new();
+    let token = "planted-4b1d-token";
+    let start = Instant::now();
+    let args = ["fuzz", "--for", "1h", "--jobs", "1", "--seed", "9", "--json"];
+    let mut campaign = home.command(&args);
+    campaign.env("AWS_SECRET_ACCESS_KEY", token).env("HGM_TEST_TOKEN", token);
+    let mut campaign = campaign.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let corpus = || names(&home.the_run().join("corpus")).len();
+    wait_for("programs", || home.0.path().join("runs").is_dir() && corpus() >= 3);
+    let holds = |bytes: &[u8]| bytes.windows(token.len()).any(|w| w == token.as_bytes());
+    let own = format!("/proc/{}/environ", campaign.id());
+    assert!(holds(&std::fs::read(own).unwrap()), "it was planted");
+    let (mut tried, mut hits) = (0, Vec::new());
+    for pid in home.qemus() {
+        for file in ["environ", "cmdline"] {
+            let path = format!("/proc/{pid}/{file}");
+            tried += 1;
+            let bytes = std::fs::read(&path).unwrap();
+            hits.extend(holds(&bytes).then_some(path));
+        }
+    }
+    assert!(tried > 0, "no QEMU");
+    kill(Pid::from_raw(campaign.id() as i32), Signal::SIGINT).unwrap();
+    campaign.wait().unwrap();
+    let report = home.0.path().join("report.html").to_string_lossy().into_owned();
+    assert!(home.run(&["report", "--export", &format!("html={report}")]).status.success());
+    let mut folders = vec![home.0.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                tried += 1;
+                let bytes = std::fs::read(entry.path()).unwrap();
+                hits.extend(holds(&bytes).then(|| entry.path().display().to_string()));
+            }
+        }
+    }
+    trials::fault("J6", "places a secret could have got to", tried, hits.len() as u64, start);
+    assert!(hits.is_empty(), "{hits:?}");
 }

@@ -92,6 +92,7 @@ fn one_defect_has_one_signature_on_both_kernels() {
 
 #[test]
 fn every_split_gives_the_same_reports() {
+    let (start, mut tried) = (Instant::now(), 0);
     for (name, text) in texts() {
         let whole = scan(&text);
         for cut in (0..=text.len()).step_by(stride(&text)) {
@@ -101,11 +102,13 @@ fn every_split_gives_the_same_reports() {
             reports.extend(scanner.finish());
             reports.sort_by_key(|r| r.start);
             assert_eq!(whole, reports, "{name} cut at {cut}");
+            tried += 1;
         }
         for size in [1, 2, 3, 7, 64, 4096] {
             assert_eq!(whole, in_chunks(&text, size), "{name} in chunks of {size}");
         }
     }
+    trials::fault("F16", "reports of kernels, cut in two", tried, 0, start);
 }
 
 #[test]
@@ -147,11 +150,13 @@ fn floods_are_read_fast_and_capped() {
     let opens = b"WARNING: CPU: 0 PID: 1 at mm/x.c:1 f+0x1/0x2\n".repeat(200_000);
     let nul = vec![0u8; 10 << 20];
     let newlines = vec![b'\n'; 10 << 20];
-    for text in [&one_line, &words, &rows, &opens, &nul, &newlines] {
+    let (start, floods) = (Instant::now(), [&one_line, &words, &rows, &opens, &nul, &newlines]);
+    for text in floods {
         let (found, took) = timed(text);
         assert!(found <= 1024, "{found}");
         assert!(took < Duration::from_secs(10), "{took:?}");
     }
+    trials::fault("F14", "floods of 10 MB, read", floods.len() as u64, 0, start);
 }
 
 #[test]

@@ -45,6 +45,18 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     }
 }
 
+/// Refuses a link where a file of ours is opened to be written in place: who planted it chose what
+/// is overwritten.
+pub(crate) fn no_link(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => {
+            let why = std::io::Error::other("it is a symbolic link");
+            Err(StoreError::io("write through", path)(why))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes names in a folder durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync folder", dir))

@@ -118,6 +118,7 @@ impl Journal {
     /// Opens the journal of a run folder for writing; makes it if missing.
     pub fn open(run_dir: &Path) -> Result<Journal> {
         let path = run_dir.join(FILE);
+        durable::no_link(&path)?;
         let fresh = !path.exists();
         let db = Connection::open(&path).map_err(StoreError::db("open", &path))?;
         let mut journal = Journal { dir: run_dir.to_owned(), path, db };

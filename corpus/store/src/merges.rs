@@ -116,6 +116,7 @@ impl Merges {
 
     fn decide(&mut self, decision: Decision) -> Result<bool> {
         durable::make_dir(durable::parent(&self.path))?;
+        durable::no_link(&self.path)?;
         let fail = |doing| StoreError::io(doing, &self.path);
         let mut file = OpenOptions::new()
             .read(true)

@@ -142,6 +142,7 @@ impl RunDir {
 
     fn own(id: String, path: PathBuf) -> Result<RunDir> {
         let name = path.join(LOCK);
+        durable::no_link(&name)?;
         let fail = |doing| StoreError::io(doing, &name);
         let mut lock = OpenOptions::new()
             .read(true)

@@ -163,8 +163,12 @@ fn runs_are_listed_found_and_locked() {
     let other = runs.create(5).unwrap();
     assert_ne!(run.id, other.id);
     assert_eq!(run.id.len(), "20261121-120301-ab12".len());
-    let Err(StoreError::Live { pid, .. }) = runs.resume(&run.id) else { panic!("not refused") };
-    assert_eq!(pid, std::process::id().to_string());
+    let start = std::time::Instant::now();
+    for _ in 0..50 {
+        let Err(StoreError::Live { pid, .. }) = runs.resume(&run.id) else { panic!("not refused") };
+        assert_eq!(pid, std::process::id().to_string());
+    }
+    trials::fault("F23", "a second owner of a run is refused", 50, 0, start);
     assert!(runs.list().unwrap().iter().all(|run| run.live));
     drop(run);
     drop(other);
@@ -240,11 +244,17 @@ fn programs_wait_in_the_journal_until_they_are_checked() {
 #[test]
 fn journal_of_another_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
+    let start = std::time::Instant::now();
     drop(Journal::open(dir.path()).unwrap());
     let db = rusqlite::Connection::open(dir.path().join("journal.sqlite")).unwrap();
     db.pragma_update(None, "user_version", 2).unwrap();
     drop(db);
+    let before = fs::read(dir.path().join("journal.sqlite")).unwrap();
     assert!(matches!(Journal::open(dir.path()), Err(StoreError::Format { found: 2, .. })));
+    assert!(matches!(Journal::view(dir.path()), Err(StoreError::Format { found: 2, .. })));
+    let after = fs::read(dir.path().join("journal.sqlite")).unwrap();
+    assert_eq!(before, after, "what is refused stays as it is");
+    trials::fault("F33", "a journal of another version", 2, 0, start);
     fs::write(dir.path().join("journal.sqlite"), "this is no database, and long enough").unwrap();
     assert!(matches!(Journal::open(dir.path()), Err(StoreError::Database { .. })));
 }

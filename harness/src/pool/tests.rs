@@ -102,16 +102,18 @@ fn deaths_are_told_apart_and_no_program_is_lost() {
     assert!(done.judged.inconclusive.is_none() && !done.judged.states.is_empty());
 
     // It died between programs: the last one is the suspect.
+    let start = Instant::now();
     pool.order(0, Order::Sabotage(Sabotage::Panic));
     let Event::Console { job: last, sighting, .. } = next(&pool) else { panic!("no report") };
     assert_eq!((last.ticket, sighting.source), (1, Source::Console));
     let (guilty, cause) = died(&pool);
     let Cause::Guest(sighting) = cause else { panic!("a panic is the kernel's: {cause:?}") };
     assert_eq!((guilty, sighting.source), (None, Source::Console), "{}", sighting.title);
+    trials::fault("F15", "a kernel that panics between programs", 1, 0, start);
 
     // QEMU is killed from outside while a program runs and others wait: the host's doing, and
     // every program comes back.
-    let pid = booted(&pool);
+    let (start, pid) = (Instant::now(), booted(&pool));
     for ticket in 10..14 {
         pool.order(0, Order::Run(job(ticket, SLOW)));
     }
@@ -131,6 +133,7 @@ fn deaths_are_told_apart_and_no_program_is_lost() {
         }
     }
     assert!(dead && back == BTreeSet::from([10, 11, 12, 13]));
+    trials::fault("F8", "QEMU is killed, four programs wait", 1, 0, start);
 
     booted(&pool);
     pool.order(0, Order::Sabotage(Sabotage::AgentExit));
@@ -138,10 +141,12 @@ fn deaths_are_told_apart_and_no_program_is_lost() {
     assert!(matches!(cause, Cause::Host(_)), "our init ended, not the kernel: {cause:?}");
 
     booted(&pool);
+    let start = Instant::now();
     pool.order(0, Order::Sabotage(Sabotage::Hang));
     let (_, cause) = died(&pool);
     let Cause::Guest(sighting) = cause else { panic!("a hang is the guest's: {cause:?}") };
     assert_eq!(sighting.source, Source::Hang, "{}", sighting.title);
+    trials::fault("F9", "a guest that hangs under a pool", 1, 0, start);
     pool.close(Duration::from_secs(10));
 }
 
@@ -160,6 +165,7 @@ fn a_replay_counts_what_showed() {
 #[test]
 fn twenty_clones_in_a_row_each_pass_a_seed() {
     let dir = tempfile::tempdir().unwrap();
+    let start = Instant::now();
     // One program a VM: each finds a clone that ran nothing.
     let mut spec = PoolSpec { programs_max: 1, depth: 1, look: Look::Each, ..spec(dir.path()) };
     // Seeds want a page of 1 GiB.
@@ -196,6 +202,7 @@ fn twenty_clones_in_a_row_each_pass_a_seed() {
             }
         }
     }
+    trials::fault("F30", "a VM is made, runs one program, ends", clones, 0, start);
     assert_eq!(ran, 20);
     assert!(clones >= 20, "{clones} clones");
     pool.close(Duration::from_secs(10));

@@ -132,6 +132,7 @@ fn a_killed_qemu_is_an_exit_and_names_the_guilty_run() {
     assert_eq!(death.executing, Some(7));
     assert_eq!(vm.send(&ToGuest::Hello).unwrap_err().kind, death.kind, "dead stays dead");
     assert_eq!(vm.rss_kib(), 0);
+    trials::fault("F8", "QEMU is killed while a program runs", 1, 0, started);
 }
 
 #[test]
@@ -165,16 +166,19 @@ fn a_stopped_qemu_is_silent_and_given_up_quickly() {
     assert_eq!(death.kind, DeathKind::Silent);
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    trials::fault("F9", "QEMU is stopped", 1, 0, started);
 }
 
 #[test]
 fn a_hung_guest_says_where_it_hangs() {
+    let started = Instant::now();
     let (spec, _dir) = spec();
     let mut vm = Vm::boot(&spec).unwrap();
     assert!(vm.ask_where_it_hangs(Duration::from_secs(5)));
     let death = death(&mut vm);
     let text = String::from_utf8_lossy(&death.console).into_owned();
     assert!(text.contains("NMI") && text.contains("Call Trace:"), "{text}");
+    trials::fault("F9", "a guest with its interrupts off", 1, 0, started);
 }
 
 #[test]
@@ -194,11 +198,13 @@ fn an_image_that_is_no_kernel_is_refused_by_qemu_in_its_own_words() {
 #[test]
 fn a_kernel_that_panics_at_boot_is_named_with_its_panic() {
     let (mut spec, _dir) = spec();
+    let started = Instant::now();
     spec.extra_cmdline = "rdinit=/absent".into();
     let error = Vm::boot(&spec).unwrap_err();
     let BootError::Panicked { panic, console } = &error else { panic!("{error}") };
     assert!(panic.contains("VFS: Unable to mount root fs"), "{panic}");
     assert!(console.contains("Call Trace:"));
+    trials::fault("F15", "a kernel that panics as it boots", 1, 0, started);
 }
 
 #[test]

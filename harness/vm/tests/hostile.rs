@@ -98,12 +98,14 @@ fn no_qemu_at_all_says_where_it_was_looked_for() {
 
 #[test]
 fn a_refusal_carries_what_qemu_said() {
+    let start = Instant::now();
     let error = boot_error("echo 'qemu: no such machine' >&2; exit 1");
     assert!(matches!(&error, BootError::Refused { stderr, .. } if stderr.contains("no such")));
     let error = boot_error("hello; echo 'late refusal' >&2; exit 1");
     assert!(matches!(&error, BootError::Refused { stderr, .. } if stderr.contains("late")));
     let error = boot_error("exit 0");
     assert!(error.to_string().contains("gave no reason"), "{error}");
+    trials::fault("F10", "a QEMU that refuses to start", 3, 0, start);
 }
 
 #[test]
@@ -112,27 +114,32 @@ fn what_speaks_no_qmp_is_not_waited_for() {
     let error = boot_error(r#"echo 'SSH-2.0-OpenSSH' >&"$qmp"; sleep 1000"#);
     assert!(matches!(error, BootError::Start { .. }), "{error}");
     assert!(started.elapsed() < Duration::from_secs(5));
+    trials::fault("F10", "a QEMU that is another program", 1, 0, started);
 }
 
 #[test]
 fn garbage_before_ready_is_a_protocol_error() {
+    let start = Instant::now();
     let error = boot_error(r#"hello; head -c 4096 /dev/urandom >&"$link"; sleep 1000"#);
     assert!(matches!(error, BootError::Protocol { .. }), "{error}");
     let error = boot_error(r#"hello; cat "$here/executing-9" >&"$link"; sleep 1000"#);
     assert!(matches!(error, BootError::Protocol { .. }), "{error}");
+    trials::fault("F13", "rubbish before the first message", 2, 0, start);
 }
 
 #[test]
 fn lies_after_ready_end_the_vm() {
+    let start = Instant::now();
     let version = case::wire::VERSION;
     let huge = format!(r"printf 'hgmF\{version:o}\0\0\0\377\377\377\377\0\0\0\0'");
-    for (lie, why) in [
+    let lies = [
         (r#"cat "$here/executing-9""#, "started run 9"),
         (r#"cat "$here/done-9""#, "answered run 9"),
         (r#"cat "$here/ready""#, "second Ready"),
         (huge.as_str(), "cap"),
         ("head -c 100000 /dev/zero", "magic"),
-    ] {
+    ];
+    for (lie, why) in lies {
         let body = format!(
             r#"hello; cat "$here/ready" >&"$link"; sleep 0.3; {lie} >&"$link"; sleep 1000"#
         );
@@ -141,10 +148,12 @@ fn lies_after_ready_end_the_vm() {
         assert!(text.contains(why), "{lie}: {text}");
         assert!(gone(vm.pid()), "a liar is killed at once");
     }
+    trials::fault("F13", "an agent that lies", lies.len() as u64, 0, start);
 }
 
 #[test]
 fn a_clean_exit_a_crash_and_a_lost_link_are_told_apart() {
+    let start = Instant::now();
     let ready = r#"hello; cat "$here/ready" >&"$link"; sleep 0.3;"#;
     let (_, kind) = death(&format!("{ready} exit 0"));
     assert!(matches!(kind, DeathKind::Exited(status) if status.success()));
@@ -153,6 +162,7 @@ fn a_clean_exit_a_crash_and_a_lost_link_are_told_apart() {
     let (vm, kind) = death(&format!(r#"{ready} eval "exec $link>&-"; sleep 1000"#));
     assert_eq!(kind, DeathKind::LinkLost);
     assert!(gone(vm.pid()));
+    trials::fault("F10", "a QEMU that exits, crashes, drops the link", 3, 0, start);
 }
 
 #[test]
@@ -183,10 +193,12 @@ fn a_guest_that_never_reads_does_not_block_the_host_for_ever() {
     };
     assert_eq!(death.kind, DeathKind::Silent);
     assert!(gone(vm.pid()));
+    trials::fault("F12", "a guest that never reads", 1, 0, started);
 }
 
 #[test]
 fn a_console_flood_neither_stalls_nor_grows() {
+    let start = Instant::now();
     let body = r#"hello; printf 'first line\n' >&"$console"
         head -c 100000000 /dev/zero >&"$console"; printf 'last line' >&"$console"
         cat "$here/ready" >&"$link"; sleep 1000"#;
@@ -199,10 +211,12 @@ fn a_console_flood_neither_stalls_nor_grows() {
     assert_eq!(vm.console_len(), 100_000_020);
     let log = std::fs::metadata(spec.dir.join("console.log")).unwrap();
     assert_eq!(log.len(), 16 << 20);
+    trials::fault("F14", "a console of 100 MB at full speed", 1, 0, start);
 }
 
 #[test]
 fn a_wrapper_that_ignores_signals_is_gone_after_drop() {
+    let start = Instant::now();
     let body = r#"trap '' TERM INT HUP; hello; cat "$here/ready" >&"$link"
         sleep 1000 & sleep 1000 & echo "children: $!" >&"$console"; wait"#;
     let (spec, _dir) = spec(body);
@@ -220,4 +234,5 @@ fn a_wrapper_that_ignores_signals_is_gone_after_drop() {
     // Re-parented, it may stay a zombie until its new parent reaps it.
     let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
     assert!(gone(child) || state.contains(") Z "), "{state}");
+    trials::fault("F10", "a QEMU that is a script and ignores signals", 1, 0, start);
 }
