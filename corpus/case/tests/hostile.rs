@@ -1,6 +1,8 @@
 //! What a guest sends and what people write, broken in every way: never a panic, bounded memory, and
 //! no answer that depends on how the bytes came.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 use case::link::{FromGuest, Look, RunRequest, ToGuest};
 use case::wire::{Decoder, HEADER_BYTES, MAGIC, VERSION, check_from_guest, encode};
 use case::{Program, check, text, wire};

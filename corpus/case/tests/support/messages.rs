@@ -81,6 +81,9 @@ pub fn all() -> Vec<FromGuest> {
     ]
 }
 
+/// A message with so many elements.
+type Maker<'a> = Box<dyn Fn(usize) -> FromGuest + 'a>;
+
 /// Payloads as long as a frame may be, of elements that are as short as they can be sent.
 pub fn largest() -> Vec<(&'static str, Vec<u8>)> {
     let blank = || Observation { lines: Vec::new(), end: Vec::new(), ..observation() };
@@ -100,7 +103,7 @@ pub fn largest() -> Vec<(&'static str, Vec<u8>)> {
     let pages = |n| View::Pages { proc: ProcId(0), at: Place::new(0, 0), runs: vec![page; n] };
     let rollup = |n| View::Rollup { proc: ProcId(0), kb: kb(n) };
     let symbol = Symbol { addr: 0, name: Vec::new() };
-    let makers: Vec<(&'static str, Box<dyn Fn(usize) -> FromGuest>)> = vec![
+    let makers: Vec<(&'static str, Maker<'_>)> = vec![
         (
             "symbols",
             Box::new(move |n| FromGuest::Symbols { part: vec![symbol.clone(); n], more: false }),
