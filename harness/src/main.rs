@@ -17,6 +17,8 @@ mod exit;
 mod fleet;
 mod gate;
 mod guest;
+#[cfg(test)]
+mod parcels_tests;
 mod pool;
 mod progress;
 mod render;
