@@ -2,8 +2,9 @@
 //!
 //! A machine never waits for the others: parcels go through a [`Post`], whose thread talks to an
 //! [`Exchange`] and keeps what could not be delivered. What is offered lies on the sender's disk
-//! already, so nothing is lost with a hub; and a hub that lost its own disk gets it again. Never
-//! here: what the parcels mean.
+//! already, so nothing is lost with a hub; and a hub that lost its own disk gets it again. Work that
+//! one asks for and another does lies at the hub as well ([`Work`]). Never here: what parcels and
+//! tasks mean.
 
 #![forbid(unsafe_code)]
 
@@ -12,12 +13,14 @@ mod folder;
 mod nats;
 mod parcel;
 mod post;
+mod work;
 
 pub use address::{Access, Address, AddressError};
 pub use folder::Folder;
 pub use nats::Nats;
 pub use parcel::{BODY_BYTES_MAX, FORMAT, Kind, Parcel, Scope};
 pub use post::{Figures, News, Post};
+pub use work::{Due, LEASE, Lease, Ledger, Load, RENEW, Task, Work};
 
 use std::time::Duration;
 

@@ -93,7 +93,7 @@ impl Parcel {
     }
 }
 
-fn is_name(word: &str) -> bool {
+pub(crate) fn is_name(word: &str) -> bool {
     let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     !word.is_empty() && word.len() <= KEY_BYTES_MAX && word.bytes().all(fits)
 }

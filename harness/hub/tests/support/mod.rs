@@ -15,20 +15,21 @@ pub struct Server {
     child: Child,
     pub port: u16,
     dir: tempfile::TempDir,
-    token: Option<String>,
+    more: Vec<String>,
 }
 
 impl Server {
     pub fn start() -> Server {
-        Server::with(None)
+        Server::with(&[])
     }
 
-    pub fn with(token: Option<&str>) -> Server {
+    /// A server that is told more on its command line.
+    pub fn with(more: &[&str]) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let token = token.map(str::to_owned);
-        let child = spawn(port, dir.path().join("js"), token.as_deref());
-        let server = Server { child, port, dir, token };
+        let more: Vec<String> = more.iter().map(|word| (*word).to_owned()).collect();
+        let child = spawn(port, dir.path().join("js"), &more);
+        let server = Server { child, port, dir, more };
         server.wait();
         server
     }
@@ -43,7 +44,7 @@ impl Server {
     }
 
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, self.dir.path().join("js"), self.token.as_deref());
+        self.child = spawn(self.port, self.dir.path().join("js"), &self.more);
         self.wait();
     }
 
@@ -79,13 +80,10 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, store: PathBuf, token: Option<&str>) -> Child {
+fn spawn(port: u16, store: PathBuf, more: &[String]) -> Child {
     let mut command = Command::new(server_path());
     command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream"]);
-    command.arg("--store_dir").arg(store);
-    if let Some(token) = token {
-        command.args(["--auth", token]);
-    }
+    command.arg("--store_dir").arg(store).args(more);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("nats-server is installed (ci/install --hub)")
 }
@@ -123,13 +121,29 @@ impl Got {
     }
 }
 
+/// What the server has of a scope, by a look of its own.
+pub fn kept(server: &Server, scope: &str) -> usize {
+    let post = server.post(scope);
+    let mut got = Got::default();
+    let mut last = Instant::now();
+    let mut seen = 0;
+    while last.elapsed() < Duration::from_millis(700) {
+        got.look(&post);
+        if got.keys.len() != seen {
+            (seen, last) = (got.keys.len(), Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    seen
+}
+
 /// How often a fault is made: few times in every run of the tests, more when asked.
 pub fn rounds() -> u32 {
     std::env::var("HGM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
 }
 
 /// Where the package puts it, which is not in everybody's PATH.
-fn server_path() -> &'static str {
+pub fn server_path() -> &'static str {
     let package = "/usr/sbin/nats-server";
     if std::path::Path::new(package).exists() { package } else { "nats-server" }
 }

@@ -1,8 +1,10 @@
 //! An exchange that is a folder: for tests, for several processes of one host, and for hosts that
 //! mount the same file system. One file a parcel, whole or not at all.
 
-use crate::{Away, Exchange, FORMAT, Parcel, Scope};
-use std::collections::HashMap;
+mod work;
+
+use crate::{Away, Exchange, FORMAT, Kind, Parcel, Scope};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,27 +21,30 @@ pub struct Folder {
     scope: Option<Scope>,
     /// What was taken, by name, and of which version.
     taken: HashMap<String, Option<SystemTime>>,
+    /// Answers that were taken, by name.
+    heard: HashSet<String>,
 }
 
 impl Folder {
     pub fn open(dir: &Path, scope: Option<Scope>) -> Result<Folder, Away> {
         let dir = dir.join(format!("v{FORMAT}"));
         fs::create_dir_all(&dir).map_err(|error| away(&dir, &error))?;
-        Ok(Folder { dir, scope, taken: HashMap::new() })
+        Ok(Folder { dir, scope, taken: HashMap::new(), heard: HashSet::new() })
     }
 
     fn path(&self, parcel: &Parcel) -> PathBuf {
         self.dir.join(parcel.name())
     }
 
-    fn look(&mut self) -> Result<Vec<Parcel>, Away> {
+    /// Parcels of the wanted kinds that were not taken before.
+    fn look(&mut self, wanted: impl Fn(Kind) -> bool) -> Result<Vec<Parcel>, Away> {
         let entries = fs::read_dir(&self.dir).map_err(|error| away(&self.dir, &error))?;
         let mut found = Vec::new();
         for entry in entries.filter_map(Result::ok) {
             let Ok(name) = entry.file_name().into_string() else { continue };
             // Names first: of most files nothing else is needed.
             let Some(shape) = Parcel::of_name(&name, Vec::new()) else { continue };
-            if self.scope.as_ref().is_some_and(|scope| *scope != shape.scope) {
+            if !wanted(shape.kind) || self.scope.as_ref().is_some_and(|s| *s != shape.scope) {
                 continue;
             }
             if self.taken.contains_key(&name) && !shape.kind.is_replaced() {
@@ -78,7 +83,7 @@ impl Exchange for Folder {
     fn take(&mut self, wait: Duration) -> Result<Vec<Parcel>, Away> {
         let end = Instant::now() + wait;
         loop {
-            let found = self.look()?;
+            let found = self.look(|_| true)?;
             let left = end.saturating_duration_since(Instant::now());
             if !found.is_empty() || left.is_zero() {
                 return Ok(found);

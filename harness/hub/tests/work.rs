@@ -1,0 +1,303 @@
+//! Leased work over a real nats-server and in a folder: every task is answered, counted once, and goes
+//! to the next when its holder is lost.
+
+#![allow(clippy::unwrap_used)] // helpers outside `#[test]` may panic as a test may
+
+mod support;
+
+use hub::{Access, Away, Due, Folder, LEASE, Lease, Ledger, Nats, Scope, Task, Work};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Server, rounds, until};
+
+fn scope(word: &str) -> Scope {
+    Scope::new(word).unwrap()
+}
+
+fn task(kernel: &str, batch: &str, id: &str) -> Task {
+    Task::new(&scope(kernel), batch, id, format!("do {id}").into_bytes()).unwrap()
+}
+
+fn nats(port: u16, kernel: &str) -> Box<dyn Work> {
+    let access = Access::default();
+    let open = Nats::open("127.0.0.1", port, false, &access, Some(scope(kernel)));
+    let mut nats = open.unwrap();
+    until("it is reached", || nats.loads().is_ok());
+    Box::new(nats)
+}
+
+fn folder(dir: &Path, kernel: &str) -> Box<dyn Work> {
+    Box::new(Folder::open(dir, Some(scope(kernel))).unwrap())
+}
+
+/// Tries until it is reached.
+fn surely<T>(mut ask: impl FnMut() -> Result<T, Away>) -> T {
+    let mut last = None;
+    until("the hub does what it is asked", || {
+        last = ask().ok();
+        last.is_some()
+    });
+    last.unwrap()
+}
+
+/// As many tasks as that, which a worker sees after a while.
+fn leased(worker: &mut Box<dyn Work>, many: usize) -> Vec<Lease> {
+    let mut leases = Vec::new();
+    until("it gets as many tasks as there are", || {
+        leases.extend(surely(|| worker.lease(many - leases.len())));
+        leases.len() == many
+    });
+    leases
+}
+
+fn none_for(worker: &mut Box<dyn Work>) {
+    for _ in 0..10 {
+        assert_eq!(surely(|| worker.lease(5)), []);
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// What any hub has to do, by workers nothing happens to.
+fn does_its_duty(open: &dyn Fn(&str) -> Box<dyn Work>) {
+    let (mut asker, mut a, mut b, mut other) = (open("k"), open("k"), open("k"), open("other"));
+    for n in 0..20 {
+        surely(|| asker.offer(&task("k", "one", &n.to_string())));
+        surely(|| asker.offer(&task("k", "one", &n.to_string())));
+    }
+    surely(|| asker.offer(&task("k", "two", "of-another-batch")));
+    let mut load = surely(|| asker.loads())[&scope("k")];
+    assert_eq!((load.open, load.held, load.done), (21, 0, 0), "each lies there once");
+
+    let first = leased(&mut a, 15);
+    let second = leased(&mut b, 6);
+    let mut all = BTreeSet::new();
+    let task_of = |lease: &Lease| (lease.task.batch().to_owned(), lease.task.id().to_owned());
+    for lease in first.iter().chain(&second) {
+        assert!(lease.lost == 0 && all.insert(task_of(lease)), "nobody has what another has");
+        assert_eq!(lease.task.body(), format!("do {}", lease.task.id()).as_bytes());
+    }
+    none_for(&mut other);
+    none_for(&mut b);
+    load = surely(|| asker.loads())[&scope("k")];
+    assert_eq!((load.open, load.held, load.done), (0, 21, 0));
+
+    // One is given back, and the other worker gets it at once.
+    surely(|| a.renew(&first[0]));
+    surely(|| a.release(&first[0]));
+    let again = leased(&mut b, 1);
+    assert_eq!(again.iter().map(|l| &l.task).collect::<Vec<_>>(), [&first[0].task]);
+
+    assert!(a.renew(&first[0]).is_err() && a.release(&first[0]).is_err(), "it is another's");
+
+    for lease in &first[1..] {
+        assert!(surely(|| a.answer(lease, b"a")));
+    }
+    for lease in second.iter().chain(&again) {
+        assert!(surely(|| b.answer(lease, b"b")));
+    }
+    // Who lost it answers all the same: it is not counted.
+    assert!(!surely(|| a.answer(&first[0], b"too late")));
+    let mut answers = Vec::new();
+    until("all answers arrive", || {
+        answers.extend(surely(|| asker.answers("one")));
+        answers.len() >= 20
+    });
+    let ids: BTreeSet<&String> = answers.iter().map(|(id, _)| id).collect();
+    assert_eq!((answers.len(), ids.len()), (20, 20));
+    assert!(answers.iter().all(|(_, body)| body == b"a" || body == b"b"));
+    assert_eq!(surely(|| asker.answers("one")), []);
+    load = surely(|| asker.loads())[&scope("k")];
+    assert_eq!((load.open, load.held, load.done), (0, 0, 21));
+
+    assert!(a.renew(&first[1]).is_err(), "what is answered is held by nobody");
+
+    // What was put up again though it is answered is given to nobody.
+    surely(|| asker.offer(&task("k", "one", "3")));
+    none_for(&mut a);
+
+    // What nobody waits for any more is taken away, and nothing else.
+    surely(|| asker.offer(&task("k", "three", "1")));
+    surely(|| asker.offer(&task("k", "four", "1")));
+    surely(|| asker.withdraw("three"));
+    let left = leased(&mut a, 1);
+    assert_eq!(left.iter().map(|l| l.task.batch()).collect::<Vec<_>>(), ["four"]);
+    none_for(&mut b);
+}
+
+#[test]
+fn a_server_hands_work_out_and_answers_back() {
+    let server = Server::start();
+    does_its_duty(&|kernel| nats(server.port, kernel));
+}
+
+#[test]
+fn a_folder_hands_work_out_and_answers_back() {
+    let dir = tempfile::tempdir().unwrap();
+    does_its_duty(&|kernel| folder(dir.path(), kernel));
+}
+
+#[test]
+fn a_folder_gives_what_its_holder_is_silent_about_to_one_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let [mut a, mut b, mut c] = [(); 3].map(|()| folder(dir.path(), "k"));
+    a.offer(&task("k", "b", "1")).unwrap();
+    let lost = a.lease(1).unwrap().pop().unwrap();
+    assert_eq!(b.lease(1).unwrap(), []);
+    let age = |seconds: u64| {
+        for file in std::fs::read_dir(dir.path().join("v1/held")).unwrap().flatten() {
+            let file = std::fs::File::options().append(true).open(file.path()).unwrap();
+            let then = std::time::SystemTime::now() - Duration::from_secs(seconds);
+            file.set_modified(then).unwrap();
+        }
+    };
+    age(LEASE.as_secs() - 2);
+    assert_eq!(b.lease(1).unwrap(), [], "it is not over yet");
+    a.renew(&lost).unwrap();
+    age(LEASE.as_secs() + 1);
+    let taken = b.lease(1).unwrap().pop().unwrap();
+    assert_eq!((taken.lost, c.lease(1).unwrap()), (1, vec![]));
+    assert!(a.renew(&lost).is_err(), "the first holder is told");
+    assert!(b.answer(&taken, b"b").unwrap());
+    assert!(!a.answer(&lost, b"a").unwrap());
+    assert_eq!(c.answers("b").unwrap(), [("1".to_owned(), b"b".to_vec())]);
+    // Nothing is left of it.
+    let left = std::fs::read_dir(dir.path().join("v1/held")).unwrap().count();
+    assert_eq!((left, c.loads().unwrap()[&scope("k")].open), (0, 0));
+}
+
+/// Set in a process that works: how to reach the hub, and how long a task takes in milliseconds.
+const WORKER: &str = "HGM_HUB_TEST_WORKER";
+
+/// A worker of one task at a time, as `hgm work` is one.
+fn worker(port: u16, millis: u64) {
+    let mut hub = nats(port, "k");
+    let mut holds: Option<(Lease, Instant)> = None;
+    let start = Instant::now();
+    // Nobody ends it but a kill; left alone it does not stay.
+    while start.elapsed() < Duration::from_secs(300) {
+        let Some((mut lease, since)) = holds.take() else {
+            let leased = hub.lease(1).ok().and_then(|mut leases| leases.pop());
+            holds = leased.map(|lease| (lease, Instant::now()));
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        let asked = Instant::now();
+        if lease.due(asked) == Due::Renew && hub.renew(&lease).is_ok() {
+            lease.renewed(asked);
+        }
+        let ready = since.elapsed() >= Duration::from_millis(millis);
+        let by = std::process::id().to_string();
+        if !ready || hub.answer(&lease, by.as_bytes()).is_err() {
+            holds = Some((lease, since));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn start_worker(port: u16, millis: u64) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "workers_that_are_killed_or_stand_still_cost_no_task_and_no_count"])
+        .env(WORKER, format!("{port} {millis}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// A worker is killed in the middle of a task, another one is stopped for longer than a lease, and the
+/// server is killed: all tasks of all batches are answered once.
+#[test]
+fn workers_that_are_killed_or_stand_still_cost_no_task_and_no_count() {
+    if let Ok(told) = std::env::var(WORKER) {
+        let (port, millis) = told.split_once(' ').unwrap();
+        return worker(port.parse().unwrap(), millis.parse().unwrap());
+    }
+    let mut server = Server::start();
+    let mut asker = nats(server.port, "k");
+    let (mut ledger, mut counted) = (Ledger::default(), BTreeSet::new());
+    // Kept busy one after the other, killed one after the other: of the killed ones each holds a task.
+    let doomed = rounds();
+    let tasks = 40 + doomed;
+    (0..tasks).for_each(|n| ledger.ask(task("k", "b", &format!("{n}"))));
+    let mut look = |asker: &mut Box<dyn Work>, counted: &mut BTreeSet<String>| {
+        let epoch = asker.epoch();
+        while let Some(next) = ledger.next(epoch).cloned() {
+            if asker.offer(&next).is_err() {
+                break;
+            }
+            ledger.offered(next.id());
+        }
+        for (id, _) in asker.answers("b").unwrap_or_default() {
+            if ledger.answered(&id) {
+                assert!(counted.insert(id.clone()), "{id} twice");
+            }
+        }
+        ledger.open()
+    };
+    look(&mut asker, &mut counted);
+    for n in 0..doomed {
+        let mut slow = start_worker(server.port, 600_000);
+        let held = |asker: &mut Box<dyn Work>| {
+            asker.loads().ok().and_then(|all| all.get(&scope("k")).map(|load| load.held))
+        };
+        until("it holds a task", || held(&mut asker) == Some(u64::from(n + 1)));
+        slow.kill().unwrap();
+        slow.wait().unwrap();
+    }
+    let mut frozen = start_worker(server.port, 1500);
+    until("it works", || look(&mut asker, &mut counted) < tasks as usize);
+    kill(Pid::from_raw(frozen.id() as i32), Signal::SIGSTOP).unwrap();
+    let mut quick = start_worker(server.port, 30);
+    until("half is done", || look(&mut asker, &mut counted) <= tasks as usize / 2);
+    server.kill();
+    server.restart();
+    // The leases of the killed and of the stopped one end while the quick one works.
+    let start = Instant::now();
+    let end = start + LEASE + Duration::from_secs(60);
+    while look(&mut asker, &mut counted) > 0 {
+        assert!(Instant::now() < end, "{} of {tasks} answered", counted.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let took = start.elapsed();
+    kill(Pid::from_raw(frozen.id() as i32), Signal::SIGCONT).unwrap();
+    // It answers what it held when it was stopped; nobody counts that.
+    std::thread::sleep(Duration::from_secs(3));
+    look(&mut asker, &mut counted);
+    for child in [&mut frozen, &mut quick] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let load = surely(|| asker.loads())[&scope("k")];
+    assert_eq!((load.open, load.held, load.done), (0, 0, u64::from(tasks)));
+    assert_eq!(counted.len(), tasks as usize);
+    println!(
+        "{doomed} workers killed, one stopped, the hub killed: tried {tasks}, survived {tasks}, lost \
+         0, counted twice 0; the last lease was taken over after {took:?}"
+    );
+}
+
+#[test]
+fn who_says_that_he_is_there_keeps_his_task() {
+    let server = Server::start();
+    let (mut a, mut b) = (nats(server.port, "k"), nats(server.port, "k"));
+    surely(|| a.offer(&task("k", "b", "1")));
+    let mut lease = leased(&mut a, 1).pop().unwrap();
+    let end = Instant::now() + LEASE + Duration::from_secs(5);
+    let mut renewed = 0;
+    while Instant::now() < end {
+        let asked = Instant::now();
+        assert!(lease.due(asked) != Due::Over);
+        if lease.due(asked) == Due::Renew && a.renew(&lease).is_ok() {
+            lease.renewed(asked);
+            renewed += 1;
+        }
+        assert_eq!(surely(|| b.lease(1)), []);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(renewed >= 3, "{renewed}");
+    assert!(surely(|| a.answer(&lease, b"done")));
+}
