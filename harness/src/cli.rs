@@ -5,6 +5,7 @@
 
 mod findings;
 mod gate;
+mod hub;
 mod report;
 
 use crate::config::parse_duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use findings::*;
 pub use gate::*;
+pub use hub::*;
 pub use report::*;
 
 /// Fuzz and regression-test the huge page, userfaultfd and THP code of Linux kernels.
@@ -72,6 +74,7 @@ pub enum ColorWhen {
 pub enum Verb {
     Doctor(DoctorArgs),
     Status(StatusArgs),
+    Work(WorkArgs),
     Kernel(KernelArgs),
     Fuzz(FuzzArgs),
     Run(RunArgs),
@@ -98,17 +101,6 @@ pub struct DoctorArgs {
     /// Leave out a check by name; may be repeated.
     #[arg(long, value_name = "CHECK", action = ArgAction::Append)]
     pub skip: Vec<String>,
-}
-
-/// Show the machines that meet at a hub: what each runs, how fast, what it found, last seen when.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  hgm status --hub nats://127.0.0.1\n  hgm status --hub \
-                        nats://127.0.0.1 --json | jq '.machines[].programs'\n\nEnds with 75 if \
-                        the hub does not answer.")]
-pub struct StatusArgs {
-    /// Address of the hub [default: hub of the configuration].
-    #[arg(long, value_name = "ADDRESS")]
-    pub hub: Option<String>,
 }
 
 /// Register kernels, build them, and list them.
@@ -366,7 +358,8 @@ pub struct RunArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm repro h-080-continue --times 20\n  hgm repro \
                         corpus/seeds/postcopy-2m.hgm --times 5 --kernel debian-6.1\n  hgm repro \
-                        h-080-continue --c h080.c\n  hgm repro h080.c --kernel debian-6.12\n\n\
+                        h-080-continue --c h080.c\n  hgm repro h080.c --kernel debian-6.12\n  \
+                        hgm repro h-080-continue --times 200 --hub nats://127.0.0.1\n\n\
                         Ends with 100 if it showed at least once.")]
 pub struct ReproArgs {
     /// Finding (its folder, or its name in any run, or the shortest unique prefix), a program
@@ -396,6 +389,9 @@ pub struct ReproArgs {
     /// Boot every VM instead of cloning one that booted.
     #[arg(long)]
     pub no_snapshot: bool,
+    /// Have it done by the machines that work at this hub (hgm work) instead of a VM of this host.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["c", "accel", "no_snapshot"])]
+    pub hub: Option<String>,
 }
 
 /// Make a program smaller while it still shows the same; several VMs try side by side.
@@ -446,7 +442,8 @@ impl ShrinkArgs {
 /// Run every program of a folder against a kernel and compare with what is expected.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm regress corpus/regressions --kernel debian-6.1\n  \
-                        hgm regress --kernel debian-6.1 --jobs 2 --json")]
+                        hgm regress --kernel debian-6.1 --jobs 2 --json\n  hgm regress \
+                        --kernel debian-6.1 --hub nats://127.0.0.1")]
 pub struct RegressArgs {
     /// Folder of programs [default: corpus/regressions].
     #[arg(value_name = "DIR")]
@@ -466,6 +463,9 @@ pub struct RegressArgs {
     /// Write the results as JUnit XML, too.
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    /// Have it done by the machines that work at this hub (hgm work) instead of VMs of this host.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["jobs", "accel", "no_snapshot"])]
+    pub hub: Option<String>,
 }
 
 /// List, show, add and verify programs of a corpus folder.
@@ -608,6 +608,7 @@ impl Verb {
             }
             Verb::Repro(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("hub", "--hub", args.hub.as_ref());
                 all.choice("accel", "--accel", args.accel);
                 all.cold(args.no_snapshot);
             }
@@ -624,6 +625,7 @@ impl Verb {
             }
             Verb::Regress(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("hub", "--hub", args.hub.as_ref());
                 all.put("jobs", "--jobs", args.jobs.as_ref());
                 all.choice("accel", "--accel", args.accel);
                 all.cold(args.no_snapshot);
@@ -645,6 +647,13 @@ impl Verb {
                     CorpusVerb::Verify(args) => &args.corpus,
                 };
                 all.path("corpus", "--corpus", dir.as_ref());
+            }
+            Verb::Work(args) => {
+                all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("jobs", "--jobs", args.jobs.as_ref());
+                all.put("hub", "--hub", args.hub.as_ref());
+                all.choice("accel", "--accel", args.accel);
+                all.cold(args.no_snapshot);
             }
             Verb::Status(args) => all.put("hub", "--hub", args.hub.as_ref()),
             Verb::Doctor(_)

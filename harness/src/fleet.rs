@@ -4,7 +4,7 @@ use crate::campaign::Fleet;
 use crate::context::Context;
 use crate::exit::ExpectedError;
 use crate::term::clean_str;
-use hub::{Access, Address, Exchange, Folder, Nats, Post, Scope};
+use hub::{Access, Address, Folder, Nats, Post, Scope, Work};
 use std::path::Path;
 use vmimages::Kernel;
 
@@ -13,7 +13,7 @@ use vmimages::Kernel;
 pub fn join(ctx: &Context, kernel: &Kernel, run: &Path) -> Result<Option<Fleet>, ExpectedError> {
     let Some(address) = &ctx.config.hub else { return Ok(None) };
     let scope = scope(kernel)?;
-    let exchange = exchange(ctx, address, Some(scope.clone()))?;
+    let exchange = open(ctx, address, Some(scope.clone()))?;
     let post = Post::open(exchange).map_err(|error| {
         ExpectedError::infrastructure(
             "cannot start the hub's thread",
@@ -26,21 +26,22 @@ pub fn join(ctx: &Context, kernel: &Kernel, run: &Path) -> Result<Option<Fleet>,
 }
 
 /// The way to a hub.
-pub fn exchange(
+pub fn open(
     ctx: &Context,
     address: &str,
     scope: Option<Scope>,
-) -> Result<Box<dyn Exchange>, ExpectedError> {
+) -> Result<Box<dyn Work>, ExpectedError> {
     let config = &ctx.config;
     let parsed = Address::parse(address, config.hub_plain)
         .map_err(|error| ExpectedError::config(clean_str(&error.to_string()), error.help()))?;
     let access = Access { credentials: config.hub_credentials.clone(), ca: config.hub_ca.clone() };
     let opened = match parsed {
         Address::Folder(dir) => {
-            Folder::open(&dir, scope).map(|folder| Box::new(folder) as Box<dyn Exchange>)
+            Folder::open(&dir, scope).map(|folder| Box::new(folder) as Box<dyn Work>)
         }
-        Address::Nats { host, port, tls } => Nats::open(&host, port, tls, &access, scope)
-            .map(|nats| Box::new(nats) as Box<dyn Exchange>),
+        Address::Nats { host, port, tls } => {
+            Nats::open(&host, port, tls, &access, scope).map(|nats| Box::new(nats) as Box<dyn Work>)
+        }
     };
     opened.map_err(|away| {
         let what = format!("cannot use the hub {}: {}", clean_str(address), clean_str(&away.0));
@@ -48,8 +49,14 @@ pub fn exchange(
     })
 }
 
+/// The hub that is configured or named by `--hub`.
+pub fn address(ctx: &Context) -> Result<&str, ExpectedError> {
+    let none = || ExpectedError::usage("no hub", "pass --hub nats://127.0.0.1");
+    ctx.config.hub.as_deref().ok_or_else(none)
+}
+
 /// Machines with the same image meet, whatever they call it.
-fn scope(kernel: &Kernel) -> Result<Scope, ExpectedError> {
+pub fn scope(kernel: &Kernel) -> Result<Scope, ExpectedError> {
     let image = std::fs::read(&kernel.image).map_err(|error| {
         let what = format!("cannot read {}", kernel.image.display());
         ExpectedError::infrastructure(what, "register the kernel again").cause(error)
@@ -60,7 +67,7 @@ fn scope(kernel: &Kernel) -> Result<Scope, ExpectedError> {
 }
 
 /// A name of this run's machine that no other has: host, and a part of the run's own.
-fn machine(run: &str) -> String {
+pub fn machine(run: &str) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let host: String =

@@ -28,6 +28,7 @@ mod signals;
 mod symbols;
 mod term;
 mod triage;
+mod work;
 
 use clap::Parser;
 use cli::{Cli, ColorWhen, Verb};
@@ -79,6 +80,7 @@ fn dispatch(verb: &Verb, ctx: &Context) -> anyhow::Result<Exit> {
         Verb::Corpus(args) => commands::corpus::run(args, ctx),
         Verb::Config(args) => commands::config::run(args, ctx),
         Verb::Completions(args) => commands::completions::run(args, ctx),
+        Verb::Work(args) => commands::work::run(args, ctx),
         Verb::Status(_) => commands::status::run(ctx),
         Verb::Man(args) => commands::man::run(args, ctx),
         Verb::Help(args) => commands::help::run(args, ctx),

@@ -37,6 +37,13 @@ pub struct Sighting {
     pub console: Vec<u8>,
 }
 
+impl Sighting {
+    /// `known:ID` of what is listed, else the signature.
+    pub fn short(&self) -> String {
+        self.known.as_ref().map_or_else(|| self.signature.clone(), |id| format!("known:{id}"))
+    }
+}
+
 /// Everything a finished program gave, judged.
 #[derive(Clone, Debug, Default)]
 pub struct Judged {

@@ -1,5 +1,5 @@
-//! Two campaigns that meet at a real nats-server: each has what the other found, also after one of them
-//! and the server were killed.
+//! Campaigns and workers that meet at a real nats-server: each campaign has what the other found, and
+//! what is asked is done once, also after one of them and the server were killed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,11 +7,15 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod home;
 
-use home::{Home, json, the_kernel, wait_for};
+use home::{DEVIATES, Home, PASSES, json, the_kernel, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 struct Server {
     child: Child,
@@ -119,6 +123,110 @@ fn campaigns_have_what_the_others_found_whoever_is_killed() {
     let kept = seen["kept"][0]["entries"].as_u64().unwrap();
     let union: BTreeSet<String> = corpora.iter().flat_map(|corpus| entries(corpus)).collect();
     assert_eq!(kept, union.len() as u64, "{seen}");
+    server.kill();
+}
+
+/// Programs that pass and some that deviate, and what is expected of each.
+fn cases(home: &Home, many: usize) -> String {
+    let dir = home.0.path().join("cases");
+    for n in 0..many {
+        let case = dir.join(format!("{n:03}"));
+        std::fs::create_dir_all(&case).unwrap();
+        let (program, expect) = match n % 10 {
+            0 => (format!("{DEVIATES}# {n}\n"), "known:N03"),
+            // Expected wrongly: it must be told as it is.
+            5 if n == 5 => (PASSES.to_owned(), "known:N03"),
+            _ => (PASSES.replace("len=16K", &format!("len={}K", 4 * (n + 4))), "pass"),
+        };
+        std::fs::write(case.join("program.hgm"), program).unwrap();
+        std::fs::write(case.join("expect.toml"), format!("[expect]\n\"*\" = \"{expect}\"\n"))
+            .unwrap();
+    }
+    dir.to_string_lossy().into_owned()
+}
+
+fn worker(home: &Home, hub: &str) -> Campaign {
+    let kernel = the_kernel("6.1");
+    Campaign(home.start(&["work", "--hub", hub, "--kernel", &kernel, "--jobs", "1", "--json"]))
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
+#[test]
+fn work_is_done_once_by_whoever_is_left() {
+    let (asker, a, b) = (Home::new(), Home::new(), Home::new());
+    let store = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Server::start(port, store.path());
+    let (hub, kernel) = (server.address(), the_kernel("6.1"));
+    let many = 120;
+    let dir = cases(&asker, many);
+    let regress = ["regress", &dir, "--kernel", &kernel, "--json", "--hub", &hub];
+
+    // Nobody is there: one error, and nothing is left behind.
+    let short: Vec<&str> = regress.into_iter().chain(["--set", "hub_wait_s=2"]).collect();
+    let nobody = asker.run(&short);
+    let told = json(&nobody);
+    assert_eq!(nobody.status.code(), Some(75), "{told}");
+    let error = told["error"].as_str().unwrap();
+    assert!(error.starts_with("nobody works on "), "{error}");
+    let status = || json(&asker.run(&["status", "--hub", &hub, "--json"]));
+    let load = || {
+        let work = &status()["work"][0];
+        ["open", "held", "done"].map(|what| work[what].as_u64().unwrap_or(0))
+    };
+    assert_eq!(load(), [0, 0, 0], "what was asked is taken back");
+
+    let mut first = worker(&a, &hub);
+    let second = worker(&b, &hub);
+    wait_for("both are there", || {
+        let seen = status();
+        let up = |machine: &Value| machine["works"] == true && machine["vms"] == 1;
+        seen["machines"].as_array().unwrap().iter().filter(|machine| up(machine)).count() == 2
+    });
+    let asked = asker.start(&regress);
+    wait_for("they work", || load()[2] >= 5);
+    // One is killed while it holds a task.
+    let mut left = [0, 0, 0];
+    wait_for("both hold a task", || {
+        [&first, &second].iter().for_each(|child| signal(&child.0, Signal::SIGSTOP));
+        left = load();
+        if left[1] != 2 {
+            [&first, &second].iter().for_each(|child| signal(&child.0, Signal::SIGCONT));
+        }
+        left[1] == 2 || left[2] == many as u64
+    });
+    assert_eq!(left[1], 2, "the tasks were too few: {left:?}");
+    let killed = Instant::now();
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    signal(&second.0, Signal::SIGCONT);
+    let told = asked.wait_with_output().unwrap();
+    println!("{left:?} when one was killed; all answered {:?} later", killed.elapsed());
+
+    // The same table as on this host, and every task counted once.
+    let here = asker.run(&regress[..5]);
+    assert_eq!((told.status.code(), json(&told)), (here.status.code(), json(&here)));
+    assert_eq!((told.status.code(), json(&told)["failed"].as_u64()), (Some(100), Some(1)));
+    assert_eq!(load(), [0, 0, many as u64]);
+
+    // Replays are shared, too.
+    let file = asker.file("deviates.hgm", DEVIATES);
+    let repro = ["repro", &file, "--times", "7", "--kernel", &kernel, "--json", "--hub", &hub];
+    let known = json(&asker.run(&repro));
+    assert_eq!((known["shown"].as_u64(), known["tried"].as_u64()), (Some(0), Some(7)), "{known}");
+    let signature = known["others"][0].as_str().unwrap();
+    let meant: Vec<&str> = repro.into_iter().chain(["--signature", signature]).collect();
+    let shown = asker.run(&meant);
+    assert_eq!((shown.status.code(), json(&shown)["shown"].as_u64()), (Some(100), Some(7)));
+
+    // It ends by itself, and gives back what it has.
+    signal(&second.0, Signal::SIGINT);
+    let mut second = second;
+    assert_eq!(second.0.wait().unwrap().code(), Some(130));
+    assert_eq!(load()[..2], [0, 0]);
     server.kill();
 }
 

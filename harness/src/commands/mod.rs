@@ -21,3 +21,4 @@ pub mod selftest;
 pub mod shrink;
 pub mod status;
 pub mod trend;
+pub mod work;

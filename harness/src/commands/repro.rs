@@ -1,8 +1,11 @@
 //! `hgm repro ID|FILE`: the program again and again, each time in a fresh child; says k of n. With
 //! `--c` what it showed becomes a C file; see `c_file`.
 
+mod leased;
+
 use crate::cli::ReproArgs;
 use crate::commands::c_file;
+use crate::commands::report::gather;
 use crate::commands::run::read_program;
 use crate::context::Context;
 use crate::exit::{Exit, ExpectedError};
@@ -29,10 +32,15 @@ pub fn run(args: &ReproArgs, ctx: &Context) -> anyhow::Result<Exit> {
     }
     let (program, finding, folder) = target(&name, ctx)?;
     let kernel = guest::kernel(ctx, finding.as_ref().map(|f| f.kernel.as_str()))?;
-    let dir = tempfile::Builder::new().prefix("hgm-repro-").tempdir()?;
-    let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
     let of_finding = || finding.as_ref().map(|f| f.signature.clone());
     let signature = args.signature.clone().or_else(of_finding);
+    if args.hub.is_some() {
+        let embargo = finding.as_ref().is_some_and(|finding| finding.embargo);
+        leased::may_leave(embargo, signature.as_deref(), &gather::embargoed(ctx)?)?;
+        return leased::run(&program, signature, args.times, &kernel, (ctx, &signals));
+    }
+    let dir = tempfile::Builder::new().prefix("hgm-repro-").tempdir()?;
+    let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
     let replay = Replay { key: 0, program, signature, times: args.times };
     let pool = Pool::start(&spec, 1)?;
     pool.order(0, Order::Replay(replay));

@@ -1,10 +1,10 @@
-//! `hgm status`: who meets at a hub, as they say themselves.
+//! `hgm status`: who meets at a hub, as they say themselves, and the work that lies there.
 
 use crate::context::Context;
 use crate::exit::{Exit, ExpectedError};
 use crate::fleet;
 use crate::term::{clean_str, columns};
-use hub::{Exchange, Kind};
+use hub::{Kind, Load, Scope, Work};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,14 +23,14 @@ struct Seen {
     kept: BTreeMap<String, [u64; 2]>,
     /// What was said of findings.
     findings: Vec<Value>,
+    /// Work by scope.
+    work: BTreeMap<Scope, Load>,
 }
 
 pub fn run(ctx: &Context) -> anyhow::Result<Exit> {
-    let Some(address) = &ctx.config.hub else {
-        return Err(ExpectedError::usage("no hub", "pass --hub nats://127.0.0.1").into());
-    };
-    let mut exchange = fleet::exchange(ctx, address, None)?;
-    let seen = look(exchange.as_mut()).map_err(|why| {
+    let address = fleet::address(ctx)?;
+    let mut hub = fleet::open(ctx, address, None)?;
+    let seen = look(hub.as_mut()).map_err(|why| {
         ExpectedError::infrastructure(
             format!("the hub {} does not answer: {}", clean_str(address), clean_str(&why)),
             "start it (nats-server --jetstream --addr 127.0.0.1), or check address and credentials",
@@ -40,19 +40,23 @@ pub fn run(ctx: &Context) -> anyhow::Result<Exit> {
         let kept = |(scope, [entries, findings]): (&String, &[u64; 2])| json!({ "kernel_image": scope, "entries": entries, "findings": findings });
         let kept: Vec<Value> = seen.kept.iter().map(kept).collect();
         let machines: Vec<&Value> = seen.machines.values().collect();
-        ctx.term.json(&json!({ "machines": machines, "kept": kept, "findings": seen.findings }));
+        let load = |(scope, load): (&Scope, &Load)| json!({ "kernel_image": scope.as_str(), "open": load.open, "held": load.held, "done": load.done });
+        let work: Vec<Value> = seen.work.iter().map(load).collect();
+        ctx.term.json(&json!({
+            "machines": machines, "kept": kept, "findings": seen.findings, "work": work,
+        }));
     } else {
         show(&seen, ctx);
     }
     Ok(Exit::Clean)
 }
 
-fn look(exchange: &mut dyn Exchange) -> Result<Seen, String> {
+fn look(hub: &mut dyn Work) -> Result<Seen, String> {
     let start = Instant::now();
     let mut seen = Seen::default();
     let (mut answered, mut last) = (false, Instant::now());
     loop {
-        match exchange.take(QUIET / 4) {
+        match hub.take(QUIET / 4) {
             Ok(parcels) => {
                 if !answered || !parcels.is_empty() {
                     (answered, last) = (true, Instant::now());
@@ -65,7 +69,11 @@ fn look(exchange: &mut dyn Exchange) -> Result<Seen, String> {
             Err(_) => std::thread::sleep(QUIET / 4),
         }
         if answered && last.elapsed() >= QUIET {
-            return Ok(seen);
+            match hub.loads() {
+                Ok(work) => return Ok(Seen { work, ..seen }),
+                Err(away) if start.elapsed() >= ANSWER => return Err(away.0),
+                Err(_) => {}
+            }
         }
     }
 }
@@ -118,6 +126,10 @@ fn show(seen: &Seen, ctx: &Context) {
     }
     for (scope, [entries, findings]) in &seen.kept {
         ctx.term.line(&format!("kernel image {scope}: {entries} entries, {findings} findings"));
+    }
+    for (scope, Load { open, held, done }) in &seen.work {
+        let scope = scope.as_str();
+        ctx.term.line(&format!("work on {scope}: {open} open, {held} held, {done} done"));
     }
 }
 
