@@ -150,7 +150,8 @@ impl Asker {
         if self.ledger.open() == 0 {
             return;
         }
-        let end = Instant::now() + FAREWELL;
+        // A hub that was away until now is not waited for again.
+        let end = Instant::now() + if self.why.is_some() { Duration::ZERO } else { FAREWELL };
         while self.hub.withdraw(&self.batch).is_err() && Instant::now() < end {
             std::thread::sleep(LOOK);
         }
