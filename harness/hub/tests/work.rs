@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 use support::{Server, rounds, until};
 
@@ -126,6 +127,47 @@ fn does_its_duty(open: &dyn Fn(&str) -> Box<dyn Work>) {
     let left = leased(&mut a, 1);
     assert_eq!(left.iter().map(|l| l.task.batch()).collect::<Vec<_>>(), ["four"]);
     none_for(&mut b);
+}
+
+/// Workers who all want the same few tasks at the same moment, again and again: each goes to one.
+fn gives_each_to_one(open: &(dyn Fn() -> Box<dyn Work> + Sync)) {
+    let (workers, rounds) = (4, 30);
+    let mut asker = open();
+    let (up, taken) = (Barrier::new(workers + 1), Barrier::new(workers + 1));
+    let got: Vec<Lease> = std::thread::scope(|scope| {
+        let work = || {
+            let (mut worker, mut leases) = (open(), Vec::new());
+            for _ in 0..rounds {
+                up.wait();
+                // The first look may come too early for what was just put up.
+                (0..4).for_each(|_| leases.extend(surely(|| worker.lease(1))));
+                taken.wait();
+            }
+            leases
+        };
+        let all: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        for n in 0..rounds {
+            surely(|| asker.offer(&task("k", "b", &n.to_string())));
+            up.wait();
+            taken.wait();
+        }
+        all.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let names: BTreeSet<&str> = got.iter().map(|lease| lease.task.id()).collect();
+    assert_eq!(names.len(), got.len(), "nobody has what another has");
+    assert!(names.len() > rounds / 2, "they seldom came in time: {}", names.len());
+}
+
+#[test]
+fn of_those_who_want_it_at_once_one_gets_it_from_a_server() {
+    let server = Server::start();
+    gives_each_to_one(&|| nats(server.port, "k"));
+}
+
+#[test]
+fn of_those_who_want_it_at_once_one_gets_it_from_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    gives_each_to_one(&|| folder(dir.path(), "k"));
 }
 
 #[test]
