@@ -22,8 +22,10 @@ const INSIDE: &str = "HGM_HUB_TEST_INSIDE";
 const NEAR: &str = "10.77.0.1";
 const FAR: &str = "10.77.0.2";
 const PORT: u16 = 4222;
-/// A machine is cut off for so long, if nothing else is said.
-const CUT: Duration = Duration::from_secs(4);
+/// A machine is cut off for so long, if nothing else is said: too short for its connection to end, and
+/// every third time long enough.
+const CUTS: [Duration; 3] =
+    [Duration::from_secs(4), Duration::from_secs(20), Duration::from_secs(4)];
 /// What may pass after a cut until everything is everywhere: a try to connect that was just begun may
 /// take five seconds, the pause before the next one two.
 const CATCH_UP: Duration = Duration::from_secs(12);
@@ -133,7 +135,7 @@ fn a_cut_costs_nothing_and_both_sides_go_on() {
 
 fn cuts() {
     let asked = std::env::var("HGM_CUT").ok().and_then(|seconds| seconds.parse().ok());
-    let cut = asked.map_or(CUT, Duration::from_secs);
+    let cut = |round: u32| asked.map_or(CUTS[round as usize % 3], Duration::from_secs);
     let store = tempfile::tempdir().unwrap();
     let far = Far::new();
     let _server = far.server(store.path().to_str().unwrap());
@@ -151,7 +153,7 @@ fn cuts() {
     for round in 0..rounds() {
         // Traffic in both directions when the cable is pulled, and all the while.
         far.ip("link set far down");
-        let end = Instant::now() + cut;
+        let end = Instant::now() + cut(round);
         let before = by_the_hub.figures().sent;
         while Instant::now() < end {
             say(&near, &mut sent, "near", n);
@@ -179,11 +181,15 @@ fn cuts() {
     times.sort();
     let (tried, longest) = (sent.len() + sent_there.len(), times[times.len() - 1]);
     println!(
-        "{} cuts of {cut:?}: tried {tried}, survived {tried}, lost 0; caught up after {:?} in the \
+        "{} cuts of {:?} or {:?}: tried {tried}, survived {tried}, lost 0; caught up after {:?} in the \
          median, {longest:?} at most; the hub was missed {} times",
         rounds(),
+        cut(0),
+        cut(1),
         times[times.len() / 2],
         near.figures().lost,
     );
     assert!(longest < CATCH_UP, "{times:?}");
+    let missed = (0..rounds()).any(|round| cut(round) >= CUTS[1]);
+    assert!(!missed || near.figures().lost > 0, "a long cut was not noticed");
 }
