@@ -21,6 +21,13 @@ pub fn same_fault(a: &str, b: &str) -> bool {
     a == b || (a.starts_with(HANG) && b.starts_with(HANG))
 }
 
+/// Whether a program that shows `now` may be kept as a smaller form of one that showed `found`. A hang
+/// may come at another op; what a signal ends is no smaller form of what none ends.
+pub fn may_stand_for(found: &str, now: &str) -> bool {
+    let how = |hang: &str| Some(hang.strip_prefix(HANG)?.split_once('/')?.1.to_owned());
+    found == now || how(found).is_some_and(|found| how(now) == Some(found))
+}
+
 /// First part of a hang's signature.
 const HANG: &str = "hang/";
 
@@ -321,6 +328,11 @@ mod tests {
         assert_eq!(hung(true).signature, "hang/madvise/killable");
         assert_eq!((hung(true).source, hung(true).console), (Source::Hang, b"state D".to_vec()));
         assert!(same_fault(&hung(true).signature, &hung(false).signature));
+        assert!(!may_stand_for(&hung(true).signature, &hung(false).signature));
+        assert!(may_stand_for("hang/mprotect/unkillable", "hang/pin/unkillable"));
+        assert!(!may_stand_for("hang/pin/killable:rearmed", "hang/pin/killable"));
+        assert!(may_stand_for("A-003/madvise/x", "A-003/madvise/x"));
+        assert!(!may_stand_for("A-003/madvise/x", "hang/madvise/killable"));
         assert!(patience(Some(&hung(true).signature)) > patience(Some("A-003/madvise/x")));
     }
 }

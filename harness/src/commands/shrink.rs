@@ -9,6 +9,7 @@ use crate::guest;
 use crate::pool::{Event, Order, Pool, Replay, Replayed};
 use crate::signals::Signals;
 use crate::term::{Tone, clean_str};
+use crate::triage;
 use case::Program;
 use case::text::print;
 use generators::{Shrinker, Try};
@@ -79,6 +80,8 @@ struct Ended {
     program: Program,
     small: Program,
     signature: Option<String>,
+    /// What the small program showed when it was replayed: a hang may come at another op.
+    now: Option<String>,
     before: Rate,
     after: Rate,
     log: Vec<String>,
@@ -119,11 +122,12 @@ impl Shop<'_> {
         };
         work.say(self.ctx, &format!("{signature}: shown {} of {}", before.0, before.1));
         let whole = self.walk(&mut work, slots)?;
-        let (small, after) = self.settle(&mut work, before, times)?;
+        let (small, after, now) = self.settle(&mut work, before, times)?;
         Ok(Some(Ended {
             program,
             small,
             signature: Some(signature),
+            now,
             before,
             after,
             log: work.log,
@@ -169,7 +173,7 @@ impl Shop<'_> {
         work: &mut Work,
         before: Rate,
         times: u32,
-    ) -> Result<(Program, Rate), ExpectedError> {
+    ) -> Result<(Program, Rate, Option<String>), ExpectedError> {
         let mut last = None;
         for program in work.ladder.clone().into_iter().rev().take(STEPS_BACK) {
             let replay = Replay {
@@ -179,10 +183,11 @@ impl Shop<'_> {
                 times,
             };
             // Stopped: the smallest so far, not looked at again.
-            let Some(seen) = self.alone(replay)? else { return Ok((program, (0, 0))) };
+            let Some(seen) = self.alone(replay)? else { return Ok((program, (0, 0), None)) };
             let after = (seen.shown, seen.tried);
+            let now = seen.evidence.map(|evidence| evidence.signature);
             if often_enough(before, after) {
-                return Ok((program, after));
+                return Ok((program, after, now));
             }
             let text = format!(
                 "{} lines show it {} of {}: one step back",
@@ -191,9 +196,9 @@ impl Shop<'_> {
                 after.1
             );
             work.say(self.ctx, &text);
-            last.get_or_insert((program, after));
+            last.get_or_insert((program, after, now));
         }
-        Ok(last.unwrap_or_else(|| (work.ladder[0].clone(), (0, 0))))
+        Ok(last.unwrap_or_else(|| (work.ladder[0].clone(), (0, 0), None)))
     }
 
     /// One replay in the first VM; `None` if the user stopped it.
@@ -258,10 +263,12 @@ impl Work {
 
     fn judge(&mut self, ctx: &Context, next: Try, seen: &Replayed) {
         self.tries += 1;
-        let shows = seen.shown >= self.need;
+        let now = seen.evidence.as_ref().map(|evidence| evidence.signature.as_str());
+        let other = now.filter(|now| !triage::may_stand_for(&self.signature, now));
+        let shows = seen.shown >= self.need && other.is_none();
         let taken = self.shrinker.tell(next.id, shows);
-        let instead: Vec<&str> = seen.others.iter().map(String::as_str).collect();
-        self.others.extend(seen.others.iter().cloned());
+        let instead: Vec<&str> = seen.others.iter().map(String::as_str).chain(other).collect();
+        self.others.extend(instead.iter().map(|&other| other.to_owned()));
         let mut text = format!("{}: {} of {}", next.edit, seen.shown, seen.tried);
         if !instead.is_empty() {
             text.push_str(&format!("; showed {} instead: not taken for it", instead.join(", ")));
@@ -299,7 +306,13 @@ impl Ended {
         let small = program.clone();
         let (log, took) = (Vec::new(), start.elapsed());
         let (after, tries, whole) = ((0, 0), 0, true);
-        Ended { program, small, signature, before, after, log, others, tries, took, whole }
+        let now = signature.clone();
+        Ended { program, small, signature, now, before, after, log, others, tries, took, whole }
+    }
+
+    /// What the small program shows, if it is not to the letter what was to be shrunk.
+    fn elsewhere(&self) -> Option<&str> {
+        self.now.as_deref().filter(|now| self.signature.as_deref() != Some(now))
     }
 
     fn report(&self, ctx: &Context, kernel: &str, outputs: &Outputs) {
@@ -314,7 +327,12 @@ impl Ended {
                 "kernel": kernel,
                 "signature": self.signature,
                 "before": { "size": size(&self.program), "shown": self.before.0, "tried": self.before.1 },
-                "after": { "size": size(&self.small), "shown": self.after.0, "tried": self.after.1 },
+                "after": {
+                    "size": size(&self.small),
+                    "signature": self.now,
+                    "shown": self.after.0,
+                    "tried": self.after.1,
+                },
                 "tries": self.tries,
                 "seconds": self.took.as_secs_f64(),
                 "complete": self.whole,
@@ -342,6 +360,9 @@ impl Ended {
             self.took.as_secs_f64(),
             if self.whole { "" } else { ", not everything tried" },
         ));
+        if let Some(now) = self.elsewhere() {
+            ctx.term.line(&clean_str(&format!("  the small program hangs at another op: {now}")));
+        }
         for other in &self.others {
             let what = format!("  smaller programs also showed {other}; see the log");
             ctx.term.line(&clean_str(&what));
@@ -393,7 +414,10 @@ impl Outputs {
         let mut small = ended.small.clone();
         let signature = ended.signature.clone().unwrap_or_default();
         small.about = vec![
-            format!("Shows {signature}"),
+            match ended.elsewhere() {
+                Some(now) => format!("Shows {now}, where {signature} was"),
+                None => format!("Shows {signature}"),
+            },
             format!(
                 "{}; the {} lines it was made from {}.",
                 told(ended.after),
