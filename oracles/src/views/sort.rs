@@ -29,25 +29,30 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
             Share::Private => "private",
         },
     };
-    let slot =
-        match entry.map(|e| e.slot) {
-            // Somebody waits for a page that appears here without an event.
-            None if vma.armed(UffdModes::MISSING) || awaited(w, vma, unit) => {
-                if w.collapse_refused { "none-armed:collapsed" } else { "none-armed" }
+    // Somebody waits for a page that appears here without an event.
+    let waits = || vma.armed(UffdModes::MISSING) || awaited(w, vma, unit);
+    let slot = match entry.map(|e| e.slot) {
+        None if waits() => {
+            if w.collapse_refused {
+                "none-armed:collapsed"
+            } else {
+                "none-armed"
             }
-            None => "none",
-            Some(Slot::Marker) => "marker",
-            Some(Slot::UffdPoison) => "uffd-poison",
-            Some(Slot::HwPoison { .. }) => "hwpoison",
-            Some(Slot::Zero) => "zero",
-            Some(Slot::Unsure) => "unsure",
-            Some(Slot::Page(b)) => match w.bodies[b].file {
-                Some((key, _)) if w.files[key].head_punched => "cached:head-punched",
-                Some(_) => "cached",
-                None if w.bodies[b].unshared => "unshared",
-                None => "own",
-            },
-        };
+        }
+        None => "none",
+        Some(Slot::Marker) if w.collapse_refused && waits() => "marker:collapsed",
+        Some(Slot::Marker) => "marker",
+        Some(Slot::UffdPoison) => "uffd-poison",
+        Some(Slot::HwPoison { .. }) => "hwpoison",
+        Some(Slot::Zero) => "zero",
+        Some(Slot::Unsure) => "unsure",
+        Some(Slot::Page(b)) => match w.bodies[b].file {
+            Some((key, _)) if w.files[key].head_punched => "cached:head-punched",
+            Some(_) => "cached",
+            None if w.bodies[b].unshared => "unshared",
+            None => "own",
+        },
+    };
     let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
     format!("{kind}-{size}-{slot}{wp}")
 }
