@@ -6,7 +6,10 @@
 
 use crate::known::Known;
 use crate::mutants::Mutant;
-use crate::racing::{brought_along, copied_amid, fills, own_copies, private_holes, raced};
+use crate::racing::{
+    brought_along, contested, copied_amid, filled_by_either, fills, own_copies, private_holes,
+    raced,
+};
 use crate::rules::*;
 use crate::step::{Cx, LineNote, Out, status_text, step};
 use crate::views;
@@ -173,6 +176,7 @@ impl<'a> Walk<'a> {
         }
         let holes = private_holes(&self.world);
         let copies = own_copies(&self.world);
+        let contested = contested(&self.world, threads);
         let mut last = None;
         for (op, line) in threads.iter().flatten().zip(first..) {
             let obs = &self.obs.lines[usize::from(line)];
@@ -186,6 +190,7 @@ impl<'a> Walk<'a> {
         for op in threads.iter().flatten() {
             brought_along(&mut self.world, op);
         }
+        filled_by_either(&mut self.world, contested);
         copied_amid(&mut self.world, &copies);
         if holes.iter().any(|hole| hole.filled_twice(&self.world)) {
             self.world.blur("a private mapping looked at a hole while another filled it");

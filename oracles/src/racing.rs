@@ -6,8 +6,8 @@ use crate::ops::file::zap;
 use crate::touch::haze;
 use crate::world::{BodyId, Entry, FileKey, Slot, Vma, World};
 use case::limits::PAGE;
-use case::{Advice, Op, ProcId};
-use std::collections::BTreeMap;
+use case::{Advice, Op, Policy, ProcId, UffdModes};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Ops that put pages where none are, or look, and change nothing else.
 pub fn fills(op: &Op) -> bool {
@@ -68,6 +68,87 @@ fn stored_amid(w: &mut World, page: u64) {
                 w.files[key].perhaps_copied.insert(idx);
             }
         }
+    }
+}
+
+/// Pages that no file has yet and that two threads of a block reach, where a handler answers with
+/// copies: one thread is answered, another finds a hole that nobody waits for and fills it with
+/// zeros, and who is first decides what the page has.
+pub fn contested(w: &World, threads: &[Vec<Op>]) -> BTreeSet<(FileKey, u64)> {
+    let mut reached: BTreeMap<(FileKey, u64), Reached> = BTreeMap::new();
+    for (thread, op) in
+        threads.iter().enumerate().flat_map(|(n, ops)| ops.iter().map(move |o| (n, o)))
+    {
+        let Some((at, len)) = range(op) else { continue };
+        for (page, waits) in file_pages(w, at, at + len) {
+            let reached = reached.entry(page).or_default();
+            reached.threads.insert(thread);
+            reached.filled |= !waits || matches!(op, Op::Zeropage { .. });
+        }
+    }
+    let both = reached.into_iter().filter(|(_, r)| r.filled && r.threads.len() > 1);
+    both.map(|(page, _)| page).filter(|page| copied_into(w, *page)).collect()
+}
+
+/// Who comes to a page that is not there.
+#[derive(Default)]
+struct Reached {
+    threads: BTreeSet<usize>,
+    /// One of them fills it without asking.
+    filled: bool,
+}
+
+/// The range of memory an op touches, start and length in bytes.
+fn range(op: &Op) -> Option<(u64, u64)> {
+    match op {
+        Op::Read { at, len }
+        | Op::Write { at, len }
+        | Op::Continue { at, len, .. }
+        | Op::Copy { at, len, .. }
+        | Op::Zeropage { at, len, .. }
+        | Op::Madvise { at, len, .. }
+        | Op::VmRead { at, len, .. } => Some((at.addr(), len.0)),
+        _ => None,
+    }
+}
+
+/// Pages of files, not cached, that are mapped in [start, end); and does somebody wait for them there?
+fn file_pages(w: &World, start: u64, end: u64) -> Vec<((FileKey, u64), bool)> {
+    let mut found = Vec::new();
+    for vma in w.vmas_in(ProcId(0), start, end) {
+        let mut at = vma.unit_addr(start.max(vma.start));
+        while at < end.min(vma.end) {
+            let page = vma.file_unit(at).filter(|(key, idx)| !is_cached(w, *key, *idx));
+            found.extend(page.map(|page| (page, vma.armed(UffdModes::MISSING))));
+            at += vma.unit_bytes();
+        }
+    }
+    found
+}
+
+fn is_cached(w: &World, key: FileKey, idx: u64) -> bool {
+    w.files[key].cache.contains_key(&idx)
+}
+
+/// Does a handler fill this page with a copy where somebody misses it?
+fn copied_into(w: &World, (key, idx): (FileKey, u64)) -> bool {
+    let unit = w.files[key].page.bytes();
+    let copies = |vma: &Vma| {
+        let uffd = vma.uffd.and_then(|(id, _)| w.uffds.get(&id));
+        vma.armed(UffdModes::MISSING) && uffd.is_some_and(|u| u.policy == Policy::Copy)
+    };
+    zap::mappings(w, key, idx * unit, (idx + 1) * unit).iter().any(|m| copies(&m.vma))
+}
+
+/// What such a page has is open, and whether it is there where the model has none.
+pub fn filled_by_either(w: &mut World, pages: BTreeSet<(FileKey, u64)>) {
+    for (key, idx) in pages {
+        let Some(body) = w.files[key].cache.get(&idx).copied() else {
+            w.files[key].perhaps_copied.insert(idx);
+            continue;
+        };
+        let subs = w.files[key].page.bytes() / PAGE;
+        w.bodies[body].vague.extend(0..subs as u32);
     }
 }
 
