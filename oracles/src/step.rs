@@ -1,7 +1,7 @@
 //! One line against the model: what a rule allows ([`Want`]), what was seen, and the violation
 //! when nothing fits. Ops yield the set of allowed outcomes; the observed one picks.
 
-use crate::rules::{F_EOF, H007, H010, H020, H040, RuleRef, U_CONTINUE};
+use crate::rules::{F_EOF, H007, H010, H020, H040, RuleRef, U_CONTINUE, U_COPY, U_ZERO};
 use crate::world::World;
 use case::expect::Wanted;
 use case::limits::PAGE;
@@ -258,7 +258,9 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         if w.sealed_file && SIZE_RULES.contains(&broken.rule.as_str()) {
             broken.class.push_str(":sealed-file");
         }
-        if w.collapse_refused && broken.rule == U_CONTINUE.id {
+        let finds_none =
+            [U_COPY.id, U_ZERO.id].contains(&broken.rule.as_str()) && broken.class == "ok->EEXIST";
+        if w.collapse_refused && (finds_none || broken.rule == U_CONTINUE.id) {
             broken.class.push_str(":collapsed");
         }
         if w.wp_forked && cx.proc != ProcId(0) && broken.class.ends_with("->hang") {
