@@ -357,10 +357,12 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
     for want in &wants {
         if !seen.any(|got| same_event(want, got)) {
             let rule = if elsewhere_in_page(w, want, &cx.obs.events) { HG_ADDR } else { F_EVENT };
-            // What a refused COLLAPSE filled or a refused UNREGISTER let go of (C-34).
+            // What a refused COLLAPSE filled or a refused UNREGISTER let go of (C-34), or
+            // what lost its registration when it moved beside another mapping (D-10).
             let gone = match want.event == event::PAGEFAULT {
                 true if w.collapse_refused => ":collapsed",
                 true if w.unregister_refused => ":refused",
+                _ if w.moved_beside => ":moved",
                 _ => "",
             };
             let class = format!("missing:{}{gone}", event_name(want.event, want.flags));
