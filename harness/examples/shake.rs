@@ -67,6 +67,7 @@ fn main() -> Result<()> {
         if std::mem::take(&mut spoilt) {
             vm = boot(&spec)?;
         }
+        let mark = vm.console_len();
         let outcome = match patient(&mut vm, done, &program, &profile, &known) {
             Ok(outcome) => outcome,
             Err(e) => {
@@ -79,10 +80,11 @@ fn main() -> Result<()> {
             }
         };
         done += 1;
+        for (sort, text) in reports(&vm.console_since(mark), &known, &profile) {
+            note(&mut seen, &out, sort, &program, &text, &name)?;
+        }
         if done.is_multiple_of(PROGRESS) {
-            let wrong = seen.keys().filter(|name| !name.starts_with('(')).count();
-            let rate = done as f64 / start.elapsed().as_secs_f64();
-            println!("{done}: {passed} passed, {wrong} disagreements, {rate:.1} programs/s");
+            sign_of_life(done, passed, &seen, start);
         }
         let at = Instant::now();
         match outcome {
@@ -213,6 +215,24 @@ fn listed(known: &Known, profile: &Profile, name: &str) -> Option<String> {
     let (line, expected, observed) = (0, String::new(), String::new());
     let violation = Violation { rule, op, class, line, expected, observed, expectation: None };
     known.find(profile, &violation).map(|deviation| deviation.id.clone())
+}
+
+fn sign_of_life(done: u64, passed: u64, seen: &BTreeMap<String, Seen>, start: Instant) {
+    let wrong = seen.keys().filter(|name| !name.starts_with('(')).count();
+    let rate = done as f64 / start.elapsed().as_secs_f64();
+    println!("{done}: {passed} passed, {wrong} disagreements, {rate:.1} programs/s");
+}
+
+/// What the kernel reported and lived on: signature, in brackets if it is listed, and text.
+fn reports(console: &[u8], known: &Known, profile: &Profile) -> Vec<(String, String)> {
+    let found = oracles::console::scan(console).into_iter().map(|report| {
+        let text = String::from_utf8_lossy(report.text(console)).into_owned();
+        match listed(known, profile, &report.signature) {
+            Some(id) => (format!("(known {id}) {}", report.signature), text),
+            None => (report.signature, text),
+        }
+    });
+    found.collect()
 }
 
 /// The sort of a run that was not finished, and what its threads did.

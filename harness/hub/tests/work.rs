@@ -189,13 +189,16 @@ fn a_folder_gives_what_its_holder_is_silent_about_to_one_other() {
     a.offer(&task("k", "b", "1")).unwrap();
     let lost = a.lease(1).unwrap().pop().unwrap();
     assert_eq!(b.lease(1).unwrap(), []);
-    let age = |seconds: u64| {
+    let touched = |time: std::time::SystemTime| {
         for file in std::fs::read_dir(dir.path().join("v1/held")).unwrap().flatten() {
             let file = std::fs::File::options().append(true).open(file.path()).unwrap();
-            let then = std::time::SystemTime::now() - Duration::from_secs(seconds);
-            file.set_modified(then).unwrap();
+            file.set_modified(time).unwrap();
         }
     };
+    let age = |seconds: u64| touched(std::time::SystemTime::now() - Duration::from_secs(seconds));
+    // Taken after the others looked at the clock, before they looked at the files.
+    touched(std::time::SystemTime::now() + Duration::from_secs(5));
+    assert_eq!(b.lease(1).unwrap(), [], "it was taken this moment");
     age(LEASE.as_secs() - 2);
     assert_eq!(b.lease(1).unwrap(), [], "it is not over yet");
     a.renew(&lost).unwrap();

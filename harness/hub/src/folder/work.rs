@@ -108,6 +108,12 @@ fn age(path: &Path, now: SystemTime) -> Option<Duration> {
     now.duration_since(fs::metadata(path).ok()?.modified().ok()?).ok()
 }
 
+/// Has a holder been silent for too long? One who was heard after `now` has not: the files were looked
+/// at later than the clock.
+fn is_over(touched: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(touched).is_ok_and(|silent| silent >= LEASE)
+}
+
 fn remove(path: &Path) -> Result<(), Away> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(away(path, &error)),
@@ -160,9 +166,7 @@ impl Work for Folder {
                 continue;
             }
             let turns = match held.get(&name) {
-                Some((_, touched)) if now.duration_since(*touched).is_ok_and(|t| t < LEASE) => {
-                    continue;
-                }
+                Some((_, touched)) if !is_over(*touched, now) => continue,
                 Some((turn, _)) => *turn,
                 None => 0,
             };
@@ -232,9 +236,7 @@ impl Work for Folder {
         for name in self.names(TASKS)? {
             let Some(task) = Task::of_name(&name, Vec::new()) else { continue };
             let load = loads.entry(task.scope().clone()).or_default();
-            let is_held = |(_, touched): &(u64, SystemTime)| {
-                now.duration_since(*touched).is_ok_and(|silent| silent < LEASE)
-            };
+            let is_held = |(_, touched): &(u64, SystemTime)| !is_over(*touched, now);
             match held.get(&name).is_some_and(is_held) {
                 true => load.held += 1,
                 false => load.open += 1,
