@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use case::{Finding, FindingState, Source, text};
+mod support;
+
+use case::text;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,29 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 use store::{Corpus, Counters, Evidence, Findings, Journal, Merges, Runs, StoreError};
+use support::finding;
 
 const WRITER: &str = "STORE_TEST_FAULTS";
 
 fn program(serial: u64) -> case::Program {
     text::parse(&format!("hgm 1\nf0 = memfd page=2M\nftruncate file=f0 len={serial}\n")).unwrap()
-}
-
-fn finding(signature: String) -> Finding {
-    Finding {
-        signature,
-        title: "planted".into(),
-        source: Source::Console,
-        state: FindingState::Unconfirmed,
-        known: None,
-        kernel: "k".into(),
-        seed: 0,
-        reproduced: (0, 5),
-        elsewhere: None,
-        embargo: false,
-        count: 1,
-        violation: None,
-        replay: "hgm repro".into(),
-    }
 }
 
 /// Says what was acknowledged, and the errors of the rest.

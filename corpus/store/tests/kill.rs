@@ -5,13 +5,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use case::{Finding, FindingState, Source, text};
+mod support;
+
+use case::text;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use store::{Corpus, Counters, Evidence, Findings, Journal};
+use support::finding;
 
 /// Kills; `$HGM_ROUNDS` times as many when asked.
 const ROUNDS: u32 = 30;
@@ -22,24 +25,6 @@ const WRITER: &str = "STORE_TEST_WRITER";
 fn program(serial: u64) -> case::Program {
     let words = format!("hgm 1\nf0 = memfd page=2M\nftruncate file=f0 len={serial}\n");
     text::parse(&words).unwrap()
-}
-
-fn finding(signature: String) -> Finding {
-    Finding {
-        signature,
-        title: "planted".into(),
-        source: Source::Console,
-        state: FindingState::Unconfirmed,
-        known: None,
-        kernel: "k".into(),
-        seed: 0,
-        reproduced: (0, 5),
-        elsewhere: None,
-        embargo: false,
-        count: 1,
-        violation: None,
-        replay: "hgm repro".into(),
-    }
 }
 
 /// Writes until killed.
