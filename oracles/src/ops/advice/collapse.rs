@@ -52,10 +52,15 @@ fn joined(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, merged: bool) -> Out
     let mut pos = start;
     let mut hole = false;
     let mut rule = A003;
+    // A part without a whole block may have ended the call; what follows it was reached, or not.
+    let mut refused = false;
     for vma in w.vmas_in(cx.proc, start, end) {
         hole |= vma.start > pos;
         let part = Part { start: vma.start.max(start), end: vma.end.min(end), vma };
         pos = part.end;
+        if part.vma.is_hugetlb() && refused {
+            break;
+        }
         if part.vma.is_hugetlb() && w.mutated(Mutant::CollapseHugetlbOk) {
             continue;
         }
@@ -69,10 +74,16 @@ fn joined(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, merged: bool) -> Out
         if !eligible(w, &part.vma) {
             return cx.errno(A001, EINVAL);
         }
-        let failed = in_part(w, cx, &part, merged, gap)?;
-        if failed {
+        let Some(blocks) = part.blocks() else {
+            refused |= may_refuse(cx, &part, merged);
+            continue;
+        };
+        if in_blocks(w, cx, &part, blocks, Around { merged, gap, refused })? {
             return Ok(());
         }
+    }
+    if refused {
+        return cx.errno(A003, EINVAL);
     }
     hole |= pos < end;
     if hole {
@@ -118,20 +129,44 @@ fn eligible(w: &World, vma: &Vma) -> bool {
     }
 }
 
-/// The blocks of one mapping. True if the call ended there with an errno that was allowed.
-fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part, merged: bool, gap: bool) -> Out<bool> {
-    let (first, last) = (part.start.next_multiple_of(BLOCK), part.end - part.end % BLOCK);
-    if first >= last {
-        // No whole block: 0 if start and end meet in one boundary, EINVAL inside a block, and
-        // the manual is silent. An anonymous mapping that never had a page is refused in
-        // either case (hugepage_vma_check), a file is not, unless neighbours that the kernel need not
-        // have merged are each too small for a block.
-        if first == last && part.vma.backing != Backing::Anon && !merged {
-            return Ok(false);
-        }
-        let refused = cx.obs.status == Status::Err(EINVAL as u16);
-        return if refused { cx.errno(A003, EINVAL).map(|()| true) } else { Ok(false) };
+impl Part {
+    /// Starts of its whole blocks, first and behind the last. None if it has none.
+    fn blocks(&self) -> Option<(u64, u64)> {
+        let (first, last) = (self.start.next_multiple_of(BLOCK), self.end - self.end % BLOCK);
+        (first < last).then_some((first, last))
     }
+}
+
+/// Whether a part without a whole block may be what gave the EINVAL that was seen: 0 if start and
+/// end meet in one boundary, EINVAL inside a block, and the manual is silent. An anonymous
+/// mapping that never had a page is refused in either case (hugepage_vma_check), a file is not,
+/// unless neighbours that the kernel need not have merged are each too small for a block.
+fn may_refuse(cx: &Cx<'_>, part: &Part, merged: bool) -> bool {
+    let met = part.start.next_multiple_of(BLOCK) == part.end - part.end % BLOCK;
+    let passes = met && part.vma.backing != Backing::Anon && !merged;
+    !passes && cx.obs.status == Status::Err(EINVAL as u16)
+}
+
+/// What counts for the blocks of a mapping beside the mapping.
+#[derive(Clone, Copy, Debug)]
+struct Around {
+    /// Pieces of it may be mappings of their own.
+    merged: bool,
+    /// The call's range has a hole.
+    gap: bool,
+    /// A part before it may have ended the call.
+    refused: bool,
+}
+
+/// The whole blocks of one mapping. True if the call ended there, or before, with an errno that was
+/// allowed.
+fn in_blocks(
+    w: &mut World,
+    cx: &Cx<'_>,
+    part: &Part,
+    (first, last): (u64, u64),
+    Around { merged, gap, refused }: Around,
+) -> Out<bool> {
     let mut total = Chance { works: true, invalid: merged, ..Chance::default() };
     let blocks = (first..last).step_by(BLOCK as usize);
     for at in blocks.clone() {
@@ -152,6 +187,9 @@ fn in_part(w: &mut World, cx: &Cx<'_>, part: &Part, merged: bool, gap: bool) -> 
         },
         _ => false,
     };
+    if refused && !mine {
+        return cx.errno(A003, EINVAL).map(|()| true);
+    }
     if total.works && !mine {
         for at in blocks {
             made_huge(w, cx, &part.vma, at);
