@@ -1,11 +1,14 @@
 //! One line against the model: what a rule allows ([`Want`]), what was seen, and the violation
 //! when nothing fits. Ops yield the set of allowed outcomes; the observed one picks.
 
-use crate::rules::{F_EOF, H007, H010, H020, H040, RuleRef, U_CONTINUE, U_COPY, U_ZERO};
+use crate::rules::{
+    F_CONTENT, F_EOF, F_WAIT, H007, H010, H020, H040, RuleRef, U_CONTINUE, U_COPY, U_ZERO,
+};
 use crate::world::World;
 use case::expect::Wanted;
 use case::limits::PAGE;
-use case::observation::{LineObs, SignalSeen, Spot, Status, View};
+use case::observation::{LineObs, SignalSeen, Spot, Status, View, Word};
+use case::program::HANDLER_SERIAL;
 use case::{Expectation, Op, OpKind, PageSize, Place, ProcId, Violation};
 use std::cell::RefCell;
 
@@ -258,9 +261,7 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         if w.sealed_file && SIZE_RULES.contains(&broken.rule.as_str()) {
             broken.class.push_str(":sealed-file");
         }
-        let finds_none =
-            [U_COPY.id, U_ZERO.id].contains(&broken.rule.as_str()) && broken.class == "ok->EEXIST";
-        if w.collapse_refused && (finds_none || broken.rule == U_CONTINUE.id) {
+        if w.collapse_refused && finds_filled(&broken) {
             broken.class.push_str(":collapsed");
         }
         if w.wp_forked && cx.proc != ProcId(0) && broken.class.ends_with("->hang") {
@@ -268,6 +269,24 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         }
         Err(broken)
     })
+}
+
+/// Is this what one sees where a page is that nobody should have filled: nothing left to fill, no
+/// wait, zeros where a handler's page should be?
+fn finds_filled(broken: &Violation) -> bool {
+    let answer = |word: &Word| matches!(word, Word::Tag(tag) if tag.serial >= HANDLER_SERIAL);
+    match (broken.rule.as_str(), broken.class.as_str()) {
+        (rule, "ok->EEXIST") => [U_COPY.id, U_ZERO.id].contains(&rule),
+        (rule, "wait->ok") => rule == F_WAIT.id,
+        (rule, "tag->zero") => {
+            let wanted = match &broken.expectation {
+                Some(Expectation::Content { wanted, .. }) => wanted.as_slice(),
+                _ => &[],
+            };
+            rule == F_CONTENT.id && wanted.iter().all(answer)
+        }
+        (rule, _) => rule == U_CONTINUE.id,
+    }
 }
 
 fn maps_giants(w: &World, proc: ProcId) -> bool {
