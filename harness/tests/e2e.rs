@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Findings are the oracle's and the kernel's business: 0, 5 and 100 all mean the machinery works.
@@ -294,22 +294,22 @@ fn killed_mid_campaign_leaves_no_qemu_and_resumes_without_loss() {
 
 #[test]
 fn a_killed_qemu_costs_nothing_and_blames_nobody() {
+    blames_nobody(Signal::SIGKILL, "F8", "QEMU is killed under a campaign");
+}
+
+#[test]
+fn a_stopped_qemu_costs_nothing_and_blames_nobody() {
+    blames_nobody(Signal::SIGSTOP, "F9", "QEMU is stopped under a campaign");
+}
+
+/// A campaign whose QEMU gets a signal goes on, and no kernel is blamed.
+fn blames_nobody(signal: Signal, id: &str, what: &str) {
     let home = Home::new();
     let out_file = home.0.path().join("out.json");
+    let args = ["fuzz", "--programs", "10", "--jobs", "1", "--seed", "3", "--no-canaries"];
     let mut campaign = home
-        .command(&[
-            "fuzz",
-            "--programs",
-            "10",
-            "--jobs",
-            "1",
-            "--seed",
-            "3",
-            "--no-canaries",
-            "--json",
-            "--set",
-            "confirm_times=1",
-        ])
+        .command(&args)
+        .args(["--json", "--set", "confirm_times=1"])
         .stdout(std::fs::File::create(&out_file).unwrap())
         .stderr(Stdio::null())
         .spawn()
@@ -318,7 +318,7 @@ fn a_killed_qemu_costs_nothing_and_blames_nobody() {
         || home.0.path().join("runs").is_dir() && !names(&home.the_run().join("corpus")).is_empty();
     wait_for("a first program", ran);
     for pid in home.qemus() {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
     }
     let start = Instant::now();
     let status = campaign.wait().unwrap();
@@ -329,9 +329,59 @@ fn a_killed_qemu_costs_nothing_and_blames_nobody() {
     for name in names(&findings) {
         let text = std::fs::read_to_string(findings.join(&name).join("finding.json")).unwrap();
         let finding: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(finding["source"], "oracle", "the killed QEMU became a finding: {text}");
+        assert_eq!(finding["source"], "oracle", "QEMU's end became a finding: {text}");
     }
-    trials::fault("F8", "QEMU is killed under a campaign", 1, 0, start);
+    trials::fault(id, what, 1, 0, start);
+}
+
+/// Runs with a small disk of their own that is filled while the campaign runs, and emptied. What is
+/// said on stderr ends up in the home's `log`.
+const FULL: &str = r#"
+mkdir -p "$1/runs" && mount -t tmpfs -o size=16m runs "$1/runs" || exit 99
+home=$1; shift
+"$@" 2>"$home/log" >"$home/out.json" &
+pid=$!
+until [ -n "$(ls "$home"/runs/*/corpus 2>/dev/null)" ]; do
+  kill -0 $pid 2>/dev/null || exit 98
+  sleep 0.1
+done
+while head -c 65536 /dev/zero >>"$home/runs/fill"; do :; done 2>/dev/null
+while printf x >>"$home/runs/fill"; do :; done 2>/dev/null
+until grep -q 'waits for room' "$home/log"; do
+  kill -0 $pid 2>/dev/null || exit 97
+  sleep 0.1
+done
+sleep 2
+rm "$home/runs/fill"
+wait $pid
+"#;
+
+#[test]
+fn a_full_disk_is_waited_for() {
+    let home = Home::new();
+    let path = home.0.path();
+    let root = nix::unistd::geteuid().is_root();
+    let own: &[&str] = if root { &[] } else { &["--user", "--map-root-user"] };
+    let fuzz = home.command(&["fuzz", "--programs", "60", "--jobs", "1", "--seed", "5", "--json"]);
+    let start = Instant::now();
+    let status = Command::new("unshare")
+        .arg("--mount")
+        .args(own)
+        .args(["sh", "-c", FULL, "sh"])
+        .arg(path)
+        .arg(fuzz.get_program())
+        .args(fuzz.get_args())
+        .current_dir(path)
+        .status()
+        .unwrap();
+    let log = std::fs::read_to_string(path.join("log")).unwrap_or_default();
+    let lost = u64::from(!went_through(status.code()) || !log.contains("there is room again"));
+    trials::fault("F5", "the disk fills under a campaign", 1, lost, start);
+    assert_eq!(lost, 0, "{status:?}\n{log}");
+    assert_eq!(log.matches("waits for room").count(), 1, "{log}");
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(path.join("out.json")).unwrap()).unwrap();
+    assert!(summary["programs"].as_u64().unwrap() >= 60, "{summary}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a campaign must not lose, handed to the store: corpus entries, findings, journal rows,
-//! checkpoints. What a call here acknowledged is on disk.
+//! checkpoints. What a call here acknowledged is on disk; on a full one it waits for room.
 
+use super::room::Room;
 use super::{CHECKING, Confirm, FAST, Figures, Summary, Suspect};
 use crate::coverage::{self, Report};
 use crate::render;
@@ -11,7 +12,7 @@ use case::{Elsewhere, Finding, FindingState, Profile, Program, Source};
 use reports::Steps;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use store::{Corpus, Counters, Evidence, Findings, Journal, RunDir, RunMeta};
@@ -35,7 +36,8 @@ pub struct Bench {
 
 /// See the module's head.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Keeper<'a> {
+    room: Room<'a>,
     run: RunDir,
     journal: Journal,
     findings: Findings,
@@ -51,18 +53,20 @@ pub struct Keeper {
     begun: Instant,
 }
 
-impl Keeper {
+impl<'a> Keeper<'a> {
     /// Opens everything of a run this process owns.
     pub fn open(
         run: RunDir,
         meta: &RunMeta,
         corpus: &Path,
         benches: Vec<Bench>,
-    ) -> store::Result<Keeper> {
+        room: Room<'a>,
+    ) -> store::Result<Keeper<'a>> {
         let mut journal = run.journal()?;
         journal.begin(meta)?;
         let base = journal.last_counters()?.unwrap_or_default();
         Ok(Keeper {
+            room,
             findings: run.findings()?,
             corpus: Corpus::open(corpus)?,
             run,
@@ -126,7 +130,7 @@ impl Keeper {
         let text = serde_json::to_string(profile).unwrap_or_default();
         self.benches[tier].profile = Some(profile.clone());
         let note = if tier == FAST { "profile" } else { "profile-verify" };
-        self.journal.set_note(note, &text)
+        self.room.until_done(|| self.journal.set_note(note, &text))
     }
 
     /// Programs put down for the checking kernel, by how their check ended.
@@ -136,18 +140,18 @@ impl Keeper {
 
     /// See [`Journal::set_note`].
     pub fn note(&mut self, key: &str, value: &str) -> store::Result<()> {
-        self.journal.set_note(key, value)
+        self.room.until_done(|| self.journal.set_note(key, value))
     }
 
     /// See [`Journal::want_check`].
     pub fn want_check(&mut self, program: &Program) -> store::Result<bool> {
         let (id, text) = (case::wire::program_id(program), case::text::print(program));
-        self.journal.want_check(&id, &text)
+        self.room.until_done(|| self.journal.want_check(&id, &text))
     }
 
     /// See [`Journal::end_check`].
     pub fn end_check(&mut self, id: &str, ended: &str) -> store::Result<()> {
-        self.journal.end_check(id, ended)
+        self.room.until_done(|| self.journal.end_check(id, ended))
     }
 
     /// Programs that wait for their check. What an older version wrote and this one cannot read
@@ -163,12 +167,16 @@ impl Keeper {
 
     /// True if the corpus had no such program.
     pub fn program(&mut self, program: &Program) -> store::Result<bool> {
-        self.corpus.add(program).map(|added| added.new)
+        self.room.until_done(|| self.corpus.add(program)).map(|added| added.new)
     }
 
     /// What another machine found.
     pub fn elsewhere(&mut self, line: &str) -> store::Result<()> {
         self.event("elsewhere", &json!({ "line": line }))
+    }
+
+    pub fn finding_folder(&self, id: &str) -> PathBuf {
+        self.findings.folder(id)
     }
 
     pub fn is_embargoed(&self, id: &str) -> bool {
@@ -181,7 +189,8 @@ impl Keeper {
     }
 
     pub fn coverage(&mut self, report: &Report) -> store::Result<()> {
-        self.run.save(coverage::FILE, &serde_json::to_vec(report).unwrap_or_default())
+        let bytes = serde_json::to_vec(report).unwrap_or_default();
+        self.room.until_done(|| self.run.save(coverage::FILE, &bytes))
     }
 
     pub fn vm(&mut self, slot: usize, what: &str, detail: &str) -> store::Result<()> {
@@ -206,7 +215,7 @@ impl Keeper {
     fn event(&mut self, kind: &str, body: &serde_json::Value) -> store::Result<()> {
         let mut body = body.clone();
         body["ms"] = (self.base.elapsed_ms + self.begun.elapsed().as_millis() as u64).into();
-        self.journal.event(kind, &body).map(|_| ())
+        self.room.until_done(|| self.journal.event(kind, &body)).map(|_| ())
     }
 
     /// A point of the report's curves. Totals are those of the whole run.
@@ -233,7 +242,8 @@ impl Keeper {
     }
 
     pub fn steps(&mut self, steps: &Steps) -> store::Result<()> {
-        self.journal.set_note(STEPS, &steps.to_json().to_string())
+        let text = steps.to_json().to_string();
+        self.room.until_done(|| self.journal.set_note(STEPS, &text))
     }
 
     /// Saves a suspect, or what its replay changed; gives its id.
@@ -264,10 +274,11 @@ impl Keeper {
                 report: &report,
                 kernel: &json!({ "kernel": bench.about, "profile": bench.profile }),
             };
-            let slug = self.findings.record(&finding, evidence)?.slug;
+            let recorded = self.room.until_done(|| self.findings.record(&finding, evidence))?;
+            let slug = recorded.slug;
             finding.replay = format!("hgm repro {slug}");
-            self.findings.update(&slug, |kept| kept.replay.clone_from(&finding.replay))?;
-            self.journal.index_finding(&slug, &finding)?;
+            self.change(&slug, |kept| kept.replay.clone_from(&finding.replay))?;
+            self.room.until_done(|| self.journal.index_finding(&slug, &finding))?;
             self.counts.insert(slug.clone(), *count);
             let kind = if sighting.known.is_some() { "known" } else { "finding" };
             self.event(kind, &json!({ "id": slug, "signature": sighting.signature }))?;
@@ -275,14 +286,13 @@ impl Keeper {
         }
         let slug = &suspect.id;
         if sighting.observation.is_some() || !sighting.console.is_empty() {
-            self.findings.replace_program(slug, program, &compared)?;
+            let findings = &mut self.findings;
+            self.room.until_done(|| findings.replace_program(slug, program, &compared))?;
         }
-        self.findings.update(slug, |kept| {
-            // Somebody may have said so in the meantime.
-            finding.embargo |= kept.embargo;
-            kept.clone_from(&finding);
-        })?;
-        self.journal.index_finding(slug, &finding)?;
+        // Somebody may have said so in the meantime.
+        finding.embargo |= self.is_embargoed(slug);
+        self.change(slug, |kept| kept.clone_from(&finding))?;
+        self.room.until_done(|| self.journal.index_finding(slug, &finding))?;
         let (k, n) = *reproduced;
         self.event("replayed", &json!({ "id": slug, "shown": k, "tried": n }))?;
         Ok(slug.clone())
@@ -293,21 +303,26 @@ impl Keeper {
         if self.counts.get(&suspect.id) == Some(&suspect.count) {
             return Ok(());
         }
-        self.findings.update(&suspect.id, |kept| kept.count = suspect.count)?;
+        self.change(&suspect.id, |kept| kept.count = suspect.count)?;
         if let Some(finding) = self.findings.get(&suspect.id).cloned() {
-            self.journal.index_finding(&suspect.id, &finding)?;
+            self.room.until_done(|| self.journal.index_finding(&suspect.id, &finding))?;
         }
         self.counts.insert(suspect.id.clone(), suspect.count);
         Ok(())
     }
 
+    fn change(&mut self, slug: &str, change: impl Fn(&mut Finding)) -> store::Result<()> {
+        self.room.until_done(|| self.findings.update(slug, &change)).map(|_| ())
+    }
+
     pub fn checkpoint(&mut self, programs: u64, bytes: &[u8]) -> store::Result<()> {
-        self.journal.save_checkpoint(self.base.programs + programs, bytes)
+        let programs = self.base.programs + programs;
+        self.room.until_done(|| self.journal.save_checkpoint(programs, bytes))
     }
 
     pub fn figures(&mut self, figures: &Figures) -> store::Result<()> {
         let base = self.base;
-        self.journal.count(&Counters {
+        let counters = Counters {
             elapsed_ms: base.elapsed_ms + figures.elapsed.as_millis() as u64,
             programs: base.programs + figures.programs,
             ops: base.ops + figures.ops,
@@ -318,13 +333,14 @@ impl Keeper {
             vm_restarts: base.vm_restarts + self.vm_restarts,
             canaries_planted: base.canaries_planted + u64::from(figures.canaries.1),
             canaries_found: base.canaries_found + u64::from(figures.canaries.0),
-        })
+        };
+        self.room.until_done(|| self.journal.count(&counters))
     }
 
     /// Closes the run's books.
     pub fn finish(&mut self, summary: &Summary) -> store::Result<()> {
         let text = serde_json::to_string(summary).unwrap_or_default();
-        self.journal.set_note("summary", &text)?;
+        self.room.until_done(|| self.journal.set_note("summary", &text))?;
         self.event("end", &json!({ "programs": summary.programs }))
     }
 }

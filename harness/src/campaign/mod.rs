@@ -11,12 +11,14 @@ mod checks;
 mod feed;
 mod fleet;
 mod keep;
+mod room;
 mod summary;
 mod suspects;
 mod versus;
 
 pub use fleet::Fleet;
 pub use keep::{Bench, Keeper};
+pub use room::Room;
 pub use summary::{CanaryFigures, FindingFigures, FirstFinding, Summary, VerifyFigures};
 pub use versus::{Rates, Versus};
 
@@ -218,7 +220,7 @@ struct Totals {
 pub struct Campaign<'a> {
     plan: Plan,
     pool: Pool,
-    keeper: Keeper,
+    keeper: Keeper<'a>,
     progress: Progress<'a>,
     signals: &'a Signals,
     engine: Option<Engine>,
@@ -267,7 +269,7 @@ impl<'a> Campaign<'a> {
     /// Starts the VMs. `suspects` = findings a resumed run already has.
     pub fn start(
         mut plan: Plan,
-        keeper: Keeper,
+        keeper: Keeper<'a>,
         suspects: Vec<Suspect>,
         progress: Progress<'a>,
         signals: &'a Signals,

@@ -1,7 +1,9 @@
 //! `hgm fuzz`: sets up a campaign, runs it, says what came of it.
 
 use crate::about;
-use crate::campaign::{Bench, CONFIRM_GRACE, Campaign, Keeper, Outcome, Plan, Summary, TierPlan};
+use crate::campaign::{
+    Bench, CONFIRM_GRACE, Campaign, Keeper, Outcome, Plan, Room, Summary, TierPlan,
+};
 use crate::cli::{FuzzArgs, GuideChoice, Progress as Choice};
 use crate::context::Context;
 use crate::coverage;
@@ -72,7 +74,8 @@ pub fn run(args: &FuzzArgs, ctx: &Context) -> anyhow::Result<Exit> {
     }
     tiers[0].slots = ctx.config.jobs as usize - tiers.iter().map(|t| t.slots).sum::<usize>();
     let run_path = run.path.clone();
-    let mut keeper = Keeper::open(run, &meta, &corpus, benches)?;
+    let room = Room { term: &ctx.term, signals: &signals };
+    let mut keeper = Keeper::open(run, &meta, &corpus, benches, room)?;
     for (note, value) in about::notes(ctx, &kernel, &tiers[0].pool.vm) {
         keeper.note(note, &value.to_string())?;
     }
@@ -174,7 +177,7 @@ fn checking_kernel(
 }
 
 /// Programs in the corpus folder; those of the seeds folder beside us come first in a new run.
-pub(super) fn seeds(keeper: &Keeper) -> Vec<case::Program> {
+pub(super) fn seeds(keeper: &Keeper<'_>) -> Vec<case::Program> {
     let beside = std::path::Path::new("corpus/seeds");
     let mut all: Vec<case::Program> = match Corpus::view(beside) {
         Ok(corpus) => corpus.programs().map(|(_, program)| program).collect(),

@@ -3,7 +3,7 @@
 //! of `gate`.
 
 use crate::about;
-use crate::campaign::{Campaign, Keeper, Outcome, Plan, Suspect, TierPlan, Unbooted, Versus};
+use crate::campaign::{Campaign, Keeper, Outcome, Plan, Room, Suspect, TierPlan, Unbooted, Versus};
 use crate::cli::{GateArgs, Progress as Choice};
 use crate::commands::{build, fuzz, regress};
 use crate::context::Context;
@@ -76,7 +76,7 @@ pub fn run(args: &GateArgs, ctx: &Context) -> anyhow::Result<Exit> {
         let text = format!("run {}  base {}  new {}  seed {seed}", run.id, base.id, new.id);
         ctx.term.note(&text);
     }
-    let shop = Shop { args, ctx, base: &base, new: &new };
+    let shop = Shop { args, ctx, base: &base, new: &new, signals: &signals };
     let versus = Versus {
         need: ctx.config.confirm_need,
         keep_going: args.keep_going,
@@ -149,9 +149,10 @@ struct Shop<'a> {
     ctx: &'a Context,
     base: &'a Kernel,
     new: &'a Kernel,
+    signals: &'a Signals,
 }
 
-impl Shop<'_> {
+impl<'a> Shop<'a> {
     fn plan(
         &self,
         run: RunDir,
@@ -159,8 +160,8 @@ impl Shop<'_> {
         focus: &[String],
         regressions: Vec<Program>,
         versus: Versus,
-    ) -> anyhow::Result<(Plan, Keeper)> {
-        let Shop { args, ctx, base, new } = self;
+    ) -> anyhow::Result<(Plan, Keeper<'a>)> {
+        let Shop { args, ctx, base, new, signals } = self;
         let mut pool = self.pool(new, &run)?;
         let say = |line: &str| ctx.term.note(&clean_str(line));
         let book = coverage::set_up(ctx, new, &mut pool, focus, &say)?;
@@ -168,7 +169,8 @@ impl Shop<'_> {
         base_pool.depth = base_pool.depth.min(BASE_DEPTH);
         let benches = vec![fuzz::bench(new, &pool), fuzz::bench(base, &base_pool)];
         let corpus = ctx.config.corpus.clone().unwrap_or_else(|| run.path.join("corpus"));
-        let mut keeper = Keeper::open(run, &fuzz::meta(ctx, new, seed), &corpus, benches)?;
+        let room = Room { term: &ctx.term, signals };
+        let mut keeper = Keeper::open(run, &fuzz::meta(ctx, new, seed), &corpus, benches, room)?;
         keeper.note("base", &base.id)?;
         for (note, value) in about::notes(ctx, new, &pool.vm) {
             keeper.note(note, &value.to_string())?;

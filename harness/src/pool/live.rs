@@ -136,6 +136,10 @@ impl Live {
         let silent = matches!(death.kind, DeathKind::Silent);
         let mut reports = self.listen_on(LAST_WORDS);
         let mut place = None;
+        if silent && reports.is_empty() && self.vm.is_stopped() {
+            self.vm.give_up();
+            return (Cause::Host("QEMU was stopped by a signal".into()), 0);
+        }
         if silent && reports.is_empty() {
             // An NMI makes the kernel print where it is. What it prints is an answer, no report.
             if self.vm.ask_where_it_hangs(NMI_WAIT) {

@@ -414,6 +414,11 @@ impl Vm {
         self.machine.process.pid()
     }
 
+    /// Whether somebody on the host stopped QEMU.
+    pub fn is_stopped(&self) -> bool {
+        self.machine.process.is_stopped()
+    }
+
     /// Resident memory of QEMU, in KiB.
     pub fn rss_kib(&self) -> u64 {
         self.machine.process.rss_kib()

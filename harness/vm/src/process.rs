@@ -131,6 +131,18 @@ impl Process {
         self.figure("smaps_rollup", "Private_Dirty:")
     }
 
+    /// Somebody stopped it by a signal or traces it: its silence is not the guest's.
+    pub fn is_stopped(&self) -> bool {
+        if self.status.is_some() {
+            return false;
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", innermost(self.pid)));
+        // The name may hold anything: the state follows its bracket.
+        let stat = stat.unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('T' | 't'))
+    }
+
     /// A row in KiB of a file below /proc/PID.
     fn figure(&self, file: &str, row: &str) -> u64 {
         if self.status.is_some() {

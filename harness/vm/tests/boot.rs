@@ -161,9 +161,11 @@ fn a_stopped_qemu_is_silent_and_given_up_quickly() {
     assert!(std::process::Command::new("kill").args(["-STOP", &pid]).status().is_ok());
     vm.send(&run(1, PROGRAM)).unwrap();
     assert_eq!(vm.recv(Duration::from_millis(500)), Ok(None));
+    assert!(vm.is_stopped());
     let started = Instant::now();
     let death = vm.give_up();
     assert_eq!(death.kind, DeathKind::Silent);
+    assert!(!vm.is_stopped());
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     trials::fault("F9", "QEMU is stopped", 1, 0, started);
