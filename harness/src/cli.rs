@@ -612,11 +612,13 @@ impl Verb {
                 all.choice("accel", "--accel", args.accel);
                 all.cold(args.no_snapshot);
             }
-            Verb::Findings(args) => {
-                if let FindingsVerb::Mark(args) = &args.verb {
+            Verb::Findings(args) => match &args.verb {
+                FindingsVerb::Mark(args) => {
                     all.put("kernel", "--kernel", args.kernel.as_ref());
                 }
-            }
+                FindingsVerb::Fetch(args) => all.put("hub", "--hub", args.hub.as_ref()),
+                _ => {}
+            },
             Verb::Shrink(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
                 all.put("jobs", "--jobs", args.jobs.as_ref());

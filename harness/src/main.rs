@@ -27,6 +27,7 @@ mod selftest;
 mod signals;
 mod symbols;
 mod term;
+mod told;
 mod triage;
 mod work;
 

@@ -4,6 +4,7 @@
 
 mod support;
 
+use hub::Exchange;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
@@ -36,6 +37,7 @@ fn help_is_there_for_every_verb_and_shows_examples() {
         "findings mark",
         "findings merge",
         "findings split",
+        "findings fetch",
         "report",
         "trend",
         "corpus list",
@@ -650,4 +652,51 @@ fn a_finding_marked_as_known_is_on_its_kernels_list() {
     let known = oracles::known::Known::parse(&fs::read_to_string(&list).unwrap()).unwrap();
     assert_eq!(known.deviation.len(), 2);
     assert_eq!(fs::read_dir(list.parent().unwrap()).unwrap().count(), 3, "no half-written file");
+}
+
+#[test]
+fn findings_of_other_machines_are_fetched_with_their_evidence() {
+    let place = Place::new();
+    let hub = place.path("hub");
+    let scope = hub::Scope::new("k").unwrap();
+    let mut folder = hub::Folder::open(&hub, Some(scope.clone())).unwrap();
+    let told = |machine: &str, tried: u32, signature: &str| {
+        serde_json::json!({
+            "machine": machine, "kernel": "lab-kernel", "signature": signature, "title": "t",
+            "reproduced": [tried, tried], "program": "hgm 1\n\nmmap at=r0 len=4K\n",
+            "finding": {
+                "signature": "H-040/pread/ok->EIO", "title": "t", "source": "oracle",
+                "state": "confirmed", "known": null, "kernel": "lab-kernel", "seed": 7,
+                "reproduced": [tried, tried], "count": 1, "violation": null,
+                "replay": "hgm repro somewhere",
+            },
+            "compared": "expected this", "report": "", "about": {}, "console": "QlVH",
+        })
+    };
+    for (key, body) in [
+        ("a", told("lab-1", 3, "H-040/pread/ok->EIO")),
+        ("b", told("lab-1", 5, "H-040/pread/ok->EIO")),
+        ("c", told("lab-2\u{1b}[31m", 5, "contradicts/itself")),
+        ("d", serde_json::json!(["nothing"])),
+    ] {
+        let body = body.to_string().into_bytes();
+        folder.put(&hub::Parcel::new(hub::Kind::Finding, &scope, key, body).unwrap()).unwrap();
+    }
+    let to = place.path("found");
+    let address = format!("file://{}", hub.display());
+    let fetch = || {
+        let to = to.to_str().unwrap();
+        let out = place.hgm(&["findings", "fetch", to, "--hub", &address, "--json"]);
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        assert!(out.stderr.contains("two signatures") && !out.stderr.contains('\u{1b}'));
+        let lines: Vec<&str> = out.stdout.lines().collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        serde_json::from_str::<Value>(lines[0]).unwrap()
+    };
+    let first = fetch();
+    assert_eq!((&first["new"], &first["reproduced"][0]), (&true.into(), &5.into()), "{first}");
+    let kept = first["folder"].as_str().unwrap();
+    assert_eq!(fs::read(format!("{kept}/console.txt")).unwrap(), b"BUG");
+    assert_eq!(fetch()["new"], false);
+    assert!(place.hgm(&["findings", "show", kept]).stdout.contains("H-040/pread"));
 }

@@ -119,6 +119,13 @@ fn campaigns_have_what_the_others_found_whoever_is_killed() {
     }
     assert_eq!(again.0.wait().unwrap().code(), Some(130));
     assert_eq!(second.0.wait().unwrap().code(), Some(130));
+    // The run that lasted has kept who was there.
+    let report = json(&b.run(&["report", "--json"]));
+    let fleet = report["fleet"].as_array().unwrap();
+    let own: Vec<&Value> = fleet.iter().filter(|machine| machine["own"] == true).collect();
+    assert!(fleet.len() >= 2 && own.len() == 1, "{fleet:?}");
+    assert!(own[0]["programs"].as_u64().unwrap() > 0 && fleet.iter().all(|m| m["does"] == "fuzz"));
+
     let seen = status();
     let kept = seen["kept"][0]["entries"].as_u64().unwrap();
     let union: BTreeSet<String> = corpora.iter().flat_map(|corpus| entries(corpus)).collect();

@@ -2,6 +2,7 @@
 //! security policy that runs our script only.
 
 use crate::escape::pictures;
+use crate::fleet::{self, Machine};
 use crate::page::{self, Chart, FileRow, Row, Tile};
 use crate::plot;
 use crate::run::{Mark, Run};
@@ -39,6 +40,7 @@ struct Page<'a> {
     heats: Vec<Chart>,
     coverage: Vec<FileRow>,
     coverage_left_out: usize,
+    machines: Vec<fleet::Row<'a>>,
     provenance: Vec<(&'a str, Vec<&'a [String; 4]>)>,
 }
 
@@ -88,6 +90,7 @@ pub fn html(run: &Run) -> Result<String, crate::ReportError> {
         heats: page::heats(run),
         coverage,
         coverage_left_out,
+        machines: run.fleet.iter().map(Machine::row).collect(),
         provenance: page::provenance(run),
         run,
     };

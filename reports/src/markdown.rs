@@ -2,6 +2,7 @@
 //! its replay line and program. At most 256 KiB.
 
 use crate::escape::{fenced, head, line, markdown as md};
+use crate::fleet::Machine;
 use crate::run::{FindingPage, Run, state_word};
 use crate::words::{count, duration, grouped, rate};
 use case::FindingState;
@@ -9,6 +10,8 @@ use std::fmt::Write;
 
 /// Bytes of the whole text.
 const BYTES_MAX: usize = 256 << 10;
+/// Rows of the table of machines.
+const MACHINES_MAX: usize = 50;
 /// Rows of the table of known deviations.
 const KNOWN_MAX: usize = 50;
 /// Findings with their program.
@@ -49,6 +52,7 @@ pub fn markdown(run: &Run) -> String {
         one(&mut out, finding, at < FULL_MAX);
     }
     known(&mut out, run);
+    machines(&mut out, run);
     if run.withheld > 0 {
         let what = count(u64::from(run.withheld), "finding");
         let _ = writeln!(out, "\n{what} withheld (embargo).");
@@ -76,6 +80,23 @@ fn one(out: &mut String, f: &FindingPage, full: bool) {
     let program = if f.small.is_empty() { &f.program } else { &f.small };
     if !program.is_empty() {
         let _ = writeln!(out, "\n{}", fenced(&head(program, PROGRAM_MAX)));
+    }
+}
+
+fn machines(out: &mut String, run: &Run) {
+    if run.fleet.is_empty() {
+        return;
+    }
+    out.push_str("\n### Machines at the hub\n\n| machine | does | kernel | VMs | programs | /s | corpus | findings | leases | last word |\n");
+    out.push_str("|---|---|---|---:|---:|---:|---:|---:|---:|---|\n");
+    for row in run.fleet.iter().take(MACHINES_MAX).map(Machine::row) {
+        let (name, own) = (md(row.name), if row.own { " (this one)" } else { "" });
+        let _ = write!(out, "| {name}{own} | {} | {} | {} ", row.does, md(row.kernel), row.vms);
+        let _ = write!(out, "| {} | {} | {} ", row.programs, row.speed, row.corpus);
+        let _ = writeln!(out, "| {} | {} | {} |", row.findings, row.leases, md(&row.last));
+    }
+    if run.fleet.len() > MACHINES_MAX {
+        let _ = writeln!(out, "\nand {} more.", run.fleet.len() - MACHINES_MAX);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::compared::Compared;
 use crate::figures;
+use crate::fleet::{self, Machine};
 use crate::kept::{CoveredFile, Kept, KeptFinding};
 use crate::steps::Steps;
 use crate::verdict::Verdict;
@@ -52,6 +53,8 @@ pub struct Run {
     #[serde(skip)]
     pub steps: Steps,
     pub coverage: Vec<CoveredFile>,
+    /// Machines at the run's hub; empty if it had none.
+    pub fleet: Vec<Machine>,
     /// Name and value, for people.
     pub health: Vec<(String, String)>,
     /// Group, name, value, and where the value came from.
@@ -239,6 +242,7 @@ impl Run {
             canaries: figures::canaries(&events),
             steps,
             coverage: kept.coverage,
+            fleet: fleet::machines(notes.get("fleet")),
             health,
             trouble: kept.trouble,
         }

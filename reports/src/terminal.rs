@@ -9,6 +9,8 @@ use std::fmt::Write;
 
 /// Known deviations in the list.
 const KNOWN_MAX: usize = 12;
+/// Machines in the list.
+const MACHINES_MAX: usize = 20;
 /// New findings in the list.
 const NEW_MAX: usize = 40;
 
@@ -44,6 +46,7 @@ pub fn terminal(run: &Run) -> String {
     list(&mut out, "new findings", news.collect(), NEW_MAX);
     let known = run.in_state(FindingState::Known).collect();
     list(&mut out, "known deviations", known, KNOWN_MAX);
+    machines(&mut out, run);
     if run.withheld > 0 {
         let _ = writeln!(out, "\n{} withheld (embargo)", count(run.withheld.into(), "finding"));
     }
@@ -71,6 +74,26 @@ fn wrapped(text: &str) -> String {
         width += length;
     }
     out
+}
+
+fn machines(out: &mut String, run: &Run) {
+    if run.fleet.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\nmachines at the hub: {}", run.fleet.len());
+    for m in run.fleet.iter().take(MACHINES_MAX) {
+        let what = match m.does {
+            "work" => format!("{} leases", grouped(m.leases)),
+            _ => format!("corpus {}, {} findings", grouped(m.corpus), grouped(m.findings)),
+        };
+        let speed =
+            format!("{} VMs, {} ({}/s)", m.vms, grouped(m.programs), rate(m.programs_per_s));
+        let own = if m.own { " *" } else { "" };
+        let _ = writeln!(out, "  {}{own}: {} {speed}, {what}", escape::line(&m.name), m.does);
+    }
+    if run.fleet.len() > MACHINES_MAX {
+        let _ = writeln!(out, "  and {} more", run.fleet.len() - MACHINES_MAX);
+    }
 }
 
 fn list(out: &mut String, title: &str, findings: Vec<&FindingPage>, limit: usize) {

@@ -35,6 +35,14 @@ pub struct Evidence<'a> {
     pub kernel: &'a serde_json::Value,
 }
 
+/// What stands beside a finding's data, for people.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Texts {
+    pub compared: String,
+    pub report: String,
+    pub kernel: serde_json::Value,
+}
+
 /// What became of a finding handed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
@@ -164,6 +172,20 @@ impl Findings {
             .and_then(|file| file.take(limit).read_to_end(&mut bytes))
             .map_err(StoreError::io("read", &path))?;
         Ok(bytes)
+    }
+
+    /// The texts of a finding folder anywhere, `limit` bytes of each; empty where there is none.
+    pub fn read_texts(folder: &Path, limit: u64) -> Texts {
+        let text = |name: &str| {
+            let mut bytes = Vec::new();
+            if let Ok(file) = File::open(folder.join(name)) {
+                // What could be read of it is given.
+                let _ = file.take(limit).read_to_end(&mut bytes);
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let kernel = serde_json::from_str(&text(KERNEL)).unwrap_or_default();
+        Texts { compared: text(COMPARED), report: text(REPORT), kernel }
     }
 
     /// The slug a shortest unique prefix stands for.

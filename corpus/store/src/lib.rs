@@ -17,7 +17,7 @@ mod runs;
 pub use corpus::{Added, Corpus, CorpusReport, Unfit};
 pub use durable::write as write_whole;
 pub use error::StoreError;
-pub use findings::{Evidence, Findings, Recorded};
+pub use findings::{Evidence, Findings, Recorded, Texts};
 pub use journal::{Counters, EventRow, FindingRow, Journal, RunMeta};
 pub use merges::Merges;
 pub use runs::{RunDir, RunInfo, Runs};

@@ -3,13 +3,22 @@
 
 use super::Campaign;
 use crate::term::clean_str;
+use crate::told::Told;
 use case::Program;
 use hub::{Kind, News, Parcel, Post, Scope};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Time between two words on how this machine does.
 const STATUS: Duration = Duration::from_secs(5);
+/// Note in the journal of what all of them said, and time between two of it.
+const FLEET: &str = "fleet";
+const NOTED: Duration = Duration::from_secs(30);
+/// Machines that are remembered, and bytes of what one says.
+const MACHINES_MAX: usize = 1000;
+const WORDS_MAX: usize = 4 << 10;
 /// Parcels taken between two looks at the VMs.
 const TAKEN: usize = 256;
 /// Time at the end for what is not yet delivered.
@@ -25,6 +34,9 @@ pub struct Fleet {
     kernel: String,
     run: String,
     said: Option<Instant>,
+    /// What each machine said last, this one among them.
+    machines: BTreeMap<String, Value>,
+    noted: Instant,
     /// Whether the hub was reached when last looked.
     reached: bool,
     /// Parcels that were not what their names said.
@@ -33,7 +45,18 @@ pub struct Fleet {
 
 impl Fleet {
     pub fn new(post: Post, scope: Scope, machine: String, kernel: String, run: String) -> Fleet {
-        Fleet { post, scope, machine, kernel, run, said: None, reached: false, refused: 0 }
+        Fleet {
+            post,
+            scope,
+            machine,
+            kernel,
+            run,
+            said: None,
+            machines: BTreeMap::new(),
+            noted: Instant::now(),
+            reached: false,
+            refused: 0,
+        }
     }
 
     /// A program that is in the corpus folder.
@@ -44,20 +67,38 @@ impl Fleet {
     }
 
     /// A finding that is in the run's folder.
-    fn finding(&self, mut body: serde_json::Value) {
-        body["machine"] = self.machine.clone().into();
-        body["kernel"] = self.kernel.clone().into();
-        let body = body.to_string().into_bytes();
+    fn finding(&self, folder: &Path) {
+        let Some(told) = Told::of(folder, &self.machine) else { return };
+        let body = told.body();
         let key = blake3::hash(&body).to_hex().chars().take(32).collect::<String>();
         self.send(Parcel::new(Kind::Finding, &self.scope, &key, body));
     }
 
-    fn status(&self, mut body: serde_json::Value) {
+    fn status(&mut self, mut body: Value) {
         body["kernel"] = self.kernel.clone().into();
         body["run"] = self.run.clone().into();
         body["at"] = jiff::Timestamp::now().to_string().into();
-        let body = body.to_string().into_bytes();
-        self.send(Parcel::new(Kind::Status, &self.scope, &self.machine, body));
+        let bytes = body.to_string().into_bytes();
+        self.send(Parcel::new(Kind::Status, &self.scope, &self.machine, bytes));
+        self.machines.insert(self.machine.clone(), body);
+    }
+
+    /// What another machine says of itself. False if that is nothing.
+    fn heard(&mut self, parcel: &Parcel) -> bool {
+        let told = Some(parcel.body()).filter(|body| body.len() <= WORDS_MAX);
+        let told = told.and_then(|body| serde_json::from_slice::<Value>(body).ok());
+        let Some(told) = told.filter(Value::is_object) else { return false };
+        let room = self.machines.len() < MACHINES_MAX || self.machines.contains_key(parcel.key());
+        if room && parcel.key() != self.machine {
+            self.machines.insert(parcel.key().to_owned(), told);
+        }
+        true
+    }
+
+    /// For the report of the run.
+    fn note(&mut self) -> String {
+        self.noted = Instant::now();
+        json!({ "own": self.machine, "machines": self.machines }).to_string()
     }
 
     /// What is too large for a parcel stays on this machine.
@@ -77,11 +118,11 @@ impl Fleet {
 
 /// What another machine says of a finding, for a line; everything in it comes from outside.
 pub fn finding_line(body: &[u8]) -> Option<String> {
-    let told: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let word = |key: &str| -> String {
-        clean_str(told[key].as_str().unwrap_or("?")).chars().take(200).collect()
-    };
-    Some(format!("{} found {}: {}", word("machine"), word("signature"), word("title")))
+    let told = Told::read(body)?;
+    let word = |text: &str| clean_str(text).chars().take(200).collect::<String>();
+    let [machine, signature, title] =
+        [&told.machine, &told.signature, &told.title].map(|t| word(t));
+    Some(format!("{machine} found {signature}: {title}"))
 }
 
 impl Campaign<'_> {
@@ -95,7 +136,11 @@ impl Campaign<'_> {
             }
         }
         self.tell_how_it_goes();
-        Ok(())
+        let due = |fleet: &&mut Fleet| fleet.noted.elapsed() >= NOTED;
+        match self.fleet.as_mut().filter(due) {
+            Some(fleet) => Ok(self.keeper.note(FLEET, &fleet.note())?),
+            None => Ok(()),
+        }
     }
 
     /// Everything of the corpus folder. What the hub has is not sent again.
@@ -126,7 +171,11 @@ impl Campaign<'_> {
                 }
                 None => self.refuse(parcel),
             },
-            Kind::Status => {}
+            Kind::Status => {
+                if !self.fleet.as_mut().is_none_or(|fleet| fleet.heard(parcel)) {
+                    self.refuse(parcel);
+                }
+            }
         }
         Ok(())
     }
@@ -158,7 +207,7 @@ impl Campaign<'_> {
         fleet.said = Some(Instant::now());
         let figures = self.figures();
         let up = self.slots.iter().filter(|slot| slot.up).count();
-        let Some(fleet) = &self.fleet else { return };
+        let Some(fleet) = &mut self.fleet else { return };
         fleet.status(json!({
             "vms": up,
             "programs": figures.programs,
@@ -179,17 +228,15 @@ impl Campaign<'_> {
         if !suspect.is_confirmed() || self.keeper.is_embargoed(&suspect.id) {
             return;
         }
-        fleet.finding(json!({
-            "signature": suspect.sighting.signature,
-            "title": suspect.sighting.title,
-            "reproduced": suspect.reproduced,
-            "program": case::text::print(&suspect.program),
-        }));
+        fleet.finding(&self.keeper.finding_folder(&suspect.id));
     }
 
     /// Delivers what can be delivered soon.
     pub(super) fn part(&mut self) {
-        let Some(fleet) = self.fleet.take() else { return };
+        let Some(mut fleet) = self.fleet.take() else { return };
+        if let Err(error) = self.keeper.note(FLEET, &fleet.note()) {
+            self.progress.event(&format!("the machines at the hub are not in the report: {error}"));
+        }
         let waiting = fleet.post.close(FAREWELL).waiting;
         if waiting > 0 {
             self.progress.event(&format!("{waiting} parcel(s) did not reach the hub; they are sent when this corpus is fuzzed again"));
@@ -223,7 +270,8 @@ mod tests {
 
     #[test]
     fn what_others_say_of_a_finding_is_cleaned() {
-        let body = json!({"machine": "a\u{1b}[31m", "signature": "s", "title": "x".repeat(9999)});
+        let body = json!({ "machine": "a\u{1b}[31m", "signature": "s", "title": "x".repeat(9999),
+            "kernel": "k", "reproduced": [5, 5], "program": "" });
         let line = finding_line(body.to_string().as_bytes()).unwrap();
         assert!(!line.contains('\u{1b}') && line.len() < 700, "{line}");
         assert_eq!(finding_line(b"{"), None);

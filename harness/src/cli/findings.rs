@@ -1,6 +1,7 @@
 //! Flags of `hgm findings`.
 
 use clap::{Args, Subcommand};
+use std::path::PathBuf;
 
 /// List findings of all runs, one line a bug; show one; mark it; say which are one bug.
 #[derive(Clone, Debug, Args)]
@@ -16,6 +17,7 @@ pub enum FindingsVerb {
     Mark(MarkArgs),
     Merge(FindingsMergeArgs),
     Split(FindingsSplitArgs),
+    Fetch(FindingsFetchArgs),
 }
 
 /// List findings: state, k of n, times seen, runs, kernels, signature.
@@ -38,6 +40,22 @@ pub struct FindingsShowArgs {
     /// Finding: its folder, or its name in any run, or the shortest unique prefix.
     #[arg(value_name = "ID")]
     pub id: String,
+}
+
+/// Get what all machines found from a hub, with its evidence: one folder a bug, which `hgm repro`,
+/// `hgm shrink` and `hgm findings show` take.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:\n  hgm findings fetch found --hub nats://127.0.0.1\n  hgm repro \
+                        found/h-040-pread-1f0c --kernel debian-6.1"
+)]
+pub struct FindingsFetchArgs {
+    /// Folder for them; made if missing. What it has already is kept, and seen once more.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Address of the hub [default: hub of the configuration].
+    #[arg(long, value_name = "ADDRESS")]
+    pub hub: Option<String>,
 }
 
 /// Mark a finding: as known on its kernel, or not to be shown to others.

@@ -3,6 +3,7 @@
 //! own list of known deviations, and which findings are one bug into the home.
 
 use crate::cli::{FindingsArgs, FindingsVerb, MarkArgs, Marking};
+use crate::commands::fetch;
 use crate::context::Context;
 use crate::exit::{Exit, ExpectedError};
 use crate::guest;
@@ -38,6 +39,7 @@ pub fn run(args: &FindingsArgs, ctx: &Context) -> anyhow::Result<Exit> {
         FindingsVerb::Mark(args) => mark(args, ctx),
         FindingsVerb::Merge(args) => merge(&args.ids, ctx),
         FindingsVerb::Split(args) => split(&args.id, ctx),
+        FindingsVerb::Fetch(args) => fetch::run(args, ctx),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod config;
 pub mod corpus;
 pub mod doctor;
+pub mod fetch;
 pub mod findings;
 pub mod fuzz;
 pub mod gate;

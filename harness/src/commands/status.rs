@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::exit::{Exit, ExpectedError};
 use crate::fleet;
 use crate::term::{clean_str, columns};
+use crate::told::Told;
 use hub::{Kind, Load, Scope, Work};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -16,39 +17,53 @@ const QUIET: Duration = Duration::from_millis(700);
 
 /// What a hub has.
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     /// What machines say, by name.
     machines: BTreeMap<String, Value>,
     /// Entries and findings by scope.
     kept: BTreeMap<String, [u64; 2]>,
     /// What was said of findings.
-    findings: Vec<Value>,
+    pub findings: Vec<Told>,
     /// Work by scope.
     work: BTreeMap<Scope, Load>,
 }
 
 pub fn run(ctx: &Context) -> anyhow::Result<Exit> {
-    let address = fleet::address(ctx)?;
-    let mut hub = fleet::open(ctx, address, None)?;
-    let seen = look(hub.as_mut()).map_err(|why| {
-        ExpectedError::infrastructure(
-            format!("the hub {} does not answer: {}", clean_str(address), clean_str(&why)),
-            "start it (nats-server --jetstream --addr 127.0.0.1), or check address and credentials",
-        )
-    })?;
+    let seen = ask(fleet::address(ctx)?, ctx)?;
     if ctx.json {
         let kept = |(scope, [entries, findings]): (&String, &[u64; 2])| json!({ "kernel_image": scope, "entries": entries, "findings": findings });
         let kept: Vec<Value> = seen.kept.iter().map(kept).collect();
         let machines: Vec<&Value> = seen.machines.values().collect();
         let load = |(scope, load): (&Scope, &Load)| json!({ "kernel_image": scope.as_str(), "open": load.open, "held": load.held, "done": load.done });
         let work: Vec<Value> = seen.work.iter().map(load).collect();
+        let findings: Vec<Value> = seen.findings.iter().map(in_short).collect();
         ctx.term.json(&json!({
-            "machines": machines, "kept": kept, "findings": seen.findings, "work": work,
+            "machines": machines, "kept": kept, "findings": findings, "work": work,
         }));
     } else {
         show(&seen, ctx);
     }
     Ok(Exit::Clean)
+}
+
+/// Everything a hub has.
+pub fn ask(address: &str, ctx: &Context) -> Result<Seen, ExpectedError> {
+    let mut hub = fleet::open(ctx, address, None)?;
+    look(hub.as_mut()).map_err(|why| {
+        ExpectedError::infrastructure(
+            format!("the hub {} does not answer: {}", clean_str(address), clean_str(&why)),
+            "start it (nats-server --jetstream --addr 127.0.0.1), or check address and credentials",
+        )
+    })
+}
+
+/// A finding without its evidence, which `hgm findings fetch` gets.
+fn in_short(told: &Told) -> Value {
+    let Told { machine, kernel, signature, title, reproduced, program, .. } = told;
+    json!({
+        "machine": machine, "kernel": kernel, "signature": signature, "title": title,
+        "reproduced": reproduced, "program": program,
+    })
 }
 
 fn look(hub: &mut dyn Work) -> Result<Seen, String> {
@@ -85,7 +100,7 @@ fn note(seen: &mut Seen, parcel: &hub::Parcel) {
         Kind::Entry => seen.kept.entry(scope).or_default()[0] += 1,
         Kind::Finding => {
             seen.kept.entry(scope).or_default()[1] += 1;
-            seen.findings.extend(body());
+            seen.findings.extend(Told::read(parcel.body()));
         }
         Kind::Status => {
             if let Some(mut told) = body().filter(Value::is_object) {

@@ -363,8 +363,10 @@ impl Shift {
         }
         self.said = Some(Instant::now());
         let up = self.slots.iter().filter(|slot| !matches!(slot, Slot::Down)).count();
+        let leases = self.slots.iter().filter(|slot| !matches!(slot, Slot::Down | Slot::Idle));
         let body = json!({
             "works": true,
+            "leases": leases.count() + self.answered.len(),
             "kernel": self.kernel,
             "at": jiff::Timestamp::now().to_string(),
             "vms": up,

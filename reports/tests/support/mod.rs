@@ -227,6 +227,17 @@ pub fn full() -> Kept {
             json!({ "source": "Debian package linux-image-6.1.0-56-amd64",
             "image blake3": "5bd1e5f3c1a0c9b2d2a8870f5bd1e5f3c1a0c9b2d2a8870f5bd1e5f3c1a0c9b2" }),
         ),
+        (
+            "fleet".to_owned(),
+            json!({ "own": "lab-1-194011-56aa", "machines": {
+                "lab-1-194011-56aa": { "kernel": "debian-6.1.192-2", "vms": 4, "programs": 20_411,
+                    "seconds": 600, "corpus": 812, "findings": 3, "at": "2026-11-21T19:50:09Z" },
+                "lab-2-194020-11ff": { "kernel": HOSTILE, "vms": 4, "programs": 19_876,
+                    "seconds": 590, "corpus": 809, "findings": 2, "at": HOSTILE },
+                "lab-3-194102-77ab": { "works": true, "kernel": "debian-6.1.192-2", "vms": 2,
+                    "programs": 61, "seconds": 540, "leases": 2, "at": "2026-11-21T19:50:10Z" },
+            }}),
+        ),
         ("host".to_owned(), json!({ "accelerator": "tcg", "QEMU": "7.2.22", "CPUs": 4 })),
         (
             "config".to_owned(),

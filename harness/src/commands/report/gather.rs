@@ -13,8 +13,8 @@ use std::path::Path;
 use store::{FindingRow, Findings, Journal, RunDir, RunInfo, Runs, StoreError};
 
 /// Notes of the journal a report knows.
-const NOTES: [&str; 8] =
-    ["summary", "steps", "exit", "profile", "profile-verify", "kernel", "host", "config"];
+const NOTES: [&str; 9] =
+    ["summary", "steps", "exit", "profile", "profile-verify", "kernel", "host", "config", "fleet"];
 /// Bytes of each text beside a finding.
 const TEXT_MAX: u64 = 256 << 10;
 /// Bytes of a console around a report.
