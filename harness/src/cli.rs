@@ -397,7 +397,8 @@ pub struct ReproArgs {
 /// Make a program smaller while it still shows the same; several VMs try side by side.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm shrink o-006-observe --jobs 4\n  hgm shrink race.hgm \
-                        --times 30 --for 10m --out small.hgm\n\nEnds with 0 if what is left shows \
+                        --times 30 --for 10m --out small.hgm\n  hgm shrink o-006-observe --hub \
+                        nats://127.0.0.1\n\nEnds with 0 if what is left shows \
                         it about as often as before, with 5 if nothing showed.")]
 pub struct ShrinkArgs {
     /// Finding (its folder, or its name in any run, or the shortest unique prefix), or a program
@@ -421,14 +422,17 @@ pub struct ShrinkArgs {
     /// Registered kernel [default: the one the finding was seen on].
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
+    /// Try on the machines that work at this hub (`hgm work`), not on this one.
+    #[arg(long, value_name = "ADDRESS")]
+    pub hub: Option<String>,
     /// VMs at a time [default: one per host CPU].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "hub")]
     pub jobs: Option<u32>,
     /// How the VMs run.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, conflicts_with = "hub")]
     pub accel: Option<AccelChoice>,
     /// Boot every VM instead of cloning one that booted.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "hub")]
     pub no_snapshot: bool,
 }
 
@@ -621,6 +625,7 @@ impl Verb {
             },
             Verb::Shrink(args) => {
                 all.put("kernel", "--kernel", args.kernel.as_ref());
+                all.put("hub", "--hub", args.hub.as_ref());
                 all.put("jobs", "--jobs", args.jobs.as_ref());
                 all.choice("accel", "--accel", args.accel);
                 all.cold(args.no_snapshot);

@@ -242,3 +242,33 @@ fn server_path() -> &'static str {
     let package = "/usr/sbin/nats-server";
     if std::path::Path::new(package).exists() { package } else { "nats-server" }
 }
+
+#[test]
+fn a_program_is_shrunk_by_who_works() {
+    let (asker, a) = (Home::new(), Home::new());
+    let hub = format!("file://{}", asker.0.path().join("hub").display());
+    let long = DEVIATES.replace("madvise", "mmap at=r1 len=16K\nwrite at=r1 len=8K\nmadvise");
+    let program = asker.file("long.hgm", &long);
+    let _worker = worker(&a, &hub);
+    let kernel = the_kernel("6.1");
+    let out = asker.run(&[
+        "shrink",
+        &program,
+        "--hub",
+        &hub,
+        "--kernel",
+        &kernel,
+        "--signature",
+        "X-02/madvise/rsvd:low",
+        "--times",
+        "5",
+        "--json",
+    ]);
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    let ended = json(&out);
+    assert_eq!((&ended["before"]["shown"], &ended["after"]["shown"]), (&5.into(), &5.into()));
+    assert_eq!(
+        (&ended["before"]["size"]["lines"], &ended["after"]["size"]["lines"]),
+        (&6.into(), &3.into())
+    );
+}

@@ -3,6 +3,8 @@
 
 mod leased;
 
+pub use leased::may_leave;
+
 use crate::cli::ReproArgs;
 use crate::commands::c_file;
 use crate::commands::report::gather;

@@ -1,25 +1,26 @@
 //! `hgm shrink ID|FILE`: the smallest program that shows the same, tried in VMs side by side. What
 //! shows another signature is said and never taken. Which edits there are is the generators' business.
 
+mod place;
+
 use crate::cli::ShrinkArgs;
+use crate::commands::report::gather;
 use crate::commands::repro;
 use crate::context::Context;
 use crate::exit::{Exit, ExpectedError};
 use crate::guest;
-use crate::pool::{Event, Order, Pool, Replay, Replayed};
+use crate::pool::{Pool, Replay};
 use crate::signals::Signals;
 use crate::term::{Tone, clean_str};
 use crate::triage;
 use case::Program;
 use case::text::print;
 use generators::{Shrinker, Try};
+use place::{Here, Place, Seen, There};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-/// Boots that fail in a row until there is no use in trying.
-const BOOTS_MAX: u32 = 3;
 /// Replays of one try, at most.
 const TRY_TIMES_MAX: u32 = 20;
 /// Chance that a try that shows it is missed.
@@ -27,12 +28,15 @@ const MISSED: f64 = 0.05;
 /// Steps back from a program that shows it too seldom, at most.
 const STEPS_BACK: usize = 8;
 
+/// Key of replays that are no try: tries have the numbers the shrinker gives them.
+const FIRST: u64 = u64::MAX;
+
 /// How often something showed: k of n.
 type Rate = (u32, u32);
 
-/// The VMs and what they are given to do.
+/// Who replays, for how long.
 struct Shop<'a> {
-    pool: Pool,
+    place: Box<dyn Place>,
     ctx: &'a Context,
     signals: Signals,
     end: Option<Instant>,
@@ -57,15 +61,25 @@ pub fn run(args: &ShrinkArgs, ctx: &Context) -> anyhow::Result<Exit> {
     let (program, finding, folder) = repro::target(&args.target, ctx)?;
     let outputs = Outputs::of(args, folder.as_deref())?;
     let kernel = guest::kernel(ctx, finding.as_ref().map(|f| f.kernel.as_str()))?;
-    let dir = tempfile::Builder::new().prefix("hgm-shrink-").tempdir()?;
-    let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
-    let slots = ctx.config.jobs.max(1) as usize;
-    let end = args.limit().map(|limit| Instant::now() + limit);
-    let shop = Shop { pool: Pool::start(&spec, slots)?, ctx, signals, end };
+    let embargo = finding.as_ref().is_some_and(|finding| finding.embargo);
     let signature = args.signature.clone().or(finding.map(|f| f.signature));
-    let ended = shop.shrink(program, signature, args.times, slots);
+    let dir = tempfile::Builder::new().prefix("hgm-shrink-").tempdir()?;
+    let place: Box<dyn Place> = match &args.hub {
+        Some(_) => {
+            repro::may_leave(embargo, signature.as_deref(), &gather::embargoed(ctx)?)?;
+            Box::new(There::new(ctx, &kernel)?)
+        }
+        None => {
+            let spec = guest::pool_spec(ctx, &kernel, dir.path())?;
+            let slots = ctx.config.jobs.max(1) as usize;
+            Box::new(Here::new(Pool::start(&spec, slots)?, slots))
+        }
+    };
+    let end = args.limit().map(|limit| Instant::now() + limit);
+    let mut shop = Shop { place, ctx, signals, end };
+    let ended = shop.shrink(program, signature, args.times);
     let stopped = shop.signals.code();
-    shop.pool.close(Duration::from_secs(5));
+    shop.place.close();
     let by_signal =
         stopped.map(|code| if code == 143 { Exit::Terminated } else { Exit::Interrupted });
     let Some(ended) = ended? else { return Ok(by_signal.unwrap_or(Exit::Interrupted)) };
@@ -93,17 +107,17 @@ struct Ended {
 
 impl Shop<'_> {
     fn shrink(
-        &self,
+        &mut self,
         program: Program,
         signature: Option<String>,
         times: u32,
-        slots: usize,
     ) -> anyhow::Result<Option<Ended>> {
         let start = Instant::now();
-        let first = Replay { key: 0, program: program.clone(), signature, times };
+        let first =
+            Replay { key: FIRST, program: program.clone(), signature: signature.clone(), times };
         let Some(seen) = self.alone(first)? else { return Ok(None) };
         let before = (seen.shown, seen.tried);
-        let found = seen.replay.signature.or(seen.evidence.map(|e| e.signature));
+        let found = signature.or(seen.signature);
         let (true, Some(signature)) = (before.0 > 0, found.clone()) else {
             let others = seen.others;
             return Ok(Some(Ended::nothing(program, found, before, others, start)));
@@ -121,7 +135,7 @@ impl Shop<'_> {
             start,
         };
         work.say(self.ctx, &format!("{signature}: shown {} of {}", before.0, before.1));
-        let whole = self.walk(&mut work, slots)?;
+        let whole = self.walk(&mut work)?;
         let (small, after, now) = self.settle(&mut work, before, times)?;
         Ok(Some(Ended {
             program,
@@ -139,8 +153,7 @@ impl Shop<'_> {
     }
 
     /// Tries until nothing is left to try (true), the time is over, or the user says stop.
-    fn walk(&self, work: &mut Work, slots: usize) -> Result<bool, ExpectedError> {
-        let mut free: Vec<usize> = (0..slots).collect();
+    fn walk(&mut self, work: &mut Work) -> Result<bool, ExpectedError> {
         let mut out: BTreeMap<u64, Try> = BTreeMap::new();
         loop {
             let over = self.signals.count() > 0 || self.end.is_some_and(|end| Instant::now() > end);
@@ -148,20 +161,17 @@ impl Shop<'_> {
                 work.say(self.ctx, "stopped before everything was tried");
                 return Ok(false);
             }
-            while let Some(slot) = free.pop() {
-                let Some(next) = work.shrinker.ask() else {
-                    free.push(slot);
-                    break;
-                };
-                self.pool.order(slot, Order::Replay(work.replay(&next)));
+            while out.len() < self.place.width()
+                && let Some(next) = work.shrinker.ask()
+            {
+                self.place.order(work.replay(&next))?;
                 out.insert(next.id, next);
             }
             if out.is_empty() {
                 return Ok(true);
             }
-            let Some(seen) = self.next()? else { continue };
-            free.push(seen.slot);
-            if let Some(next) = out.remove(&seen.replay.key) {
+            let Some(seen) = self.place.next(self.ctx)? else { continue };
+            if let Some(next) = out.remove(&seen.key) {
                 work.judge(self.ctx, next, &seen);
             }
         }
@@ -169,7 +179,7 @@ impl Shop<'_> {
 
     /// The smallest program that shows it about as often as the first one did.
     fn settle(
-        &self,
+        &mut self,
         work: &mut Work,
         before: Rate,
         times: u32,
@@ -177,7 +187,7 @@ impl Shop<'_> {
         let mut last = None;
         for program in work.ladder.clone().into_iter().rev().take(STEPS_BACK) {
             let replay = Replay {
-                key: u64::MAX,
+                key: FIRST,
                 program: program.clone(),
                 signature: Some(work.signature.clone()),
                 times,
@@ -185,7 +195,7 @@ impl Shop<'_> {
             // Stopped: the smallest so far, not looked at again.
             let Some(seen) = self.alone(replay)? else { return Ok((program, (0, 0), None)) };
             let after = (seen.shown, seen.tried);
-            let now = seen.evidence.map(|evidence| evidence.signature);
+            let now = seen.signature;
             if often_enough(before, after) {
                 return Ok((program, after, now));
             }
@@ -201,32 +211,15 @@ impl Shop<'_> {
         Ok(last.unwrap_or_else(|| (work.ladder[0].clone(), (0, 0), None)))
     }
 
-    /// One replay in the first VM; `None` if the user stopped it.
-    fn alone(&self, replay: Replay) -> Result<Option<Replayed>, ExpectedError> {
+    /// One replay by itself; `None` if the user stopped it.
+    fn alone(&mut self, replay: Replay) -> Result<Option<Seen>, ExpectedError> {
         let key = replay.key;
-        self.pool.order(0, Order::Replay(replay));
+        self.place.order(replay)?;
         loop {
-            match self.next()? {
-                Some(seen) if seen.replay.key == key => return Ok(Some(seen)),
+            match self.place.next(self.ctx)? {
+                Some(seen) if seen.key == key => return Ok(Some(seen)),
                 _ if self.signals.count() > 0 => return Ok(None),
                 _ => {}
-            }
-        }
-    }
-
-    fn next(&self) -> Result<Option<Replayed>, ExpectedError> {
-        match self.pool.events.recv_timeout(Duration::from_millis(100)) {
-            Ok(Event::Replayed(seen)) => Ok(Some(*seen)),
-            Ok(Event::BootFailed { why, failures, .. }) if failures >= BOOTS_MAX => {
-                Err(ExpectedError::infrastructure("no VM boots", "try hgm doctor").cause(why))
-            }
-            Ok(Event::Note(line)) => {
-                self.ctx.term.note(&clean_str(&line));
-                Ok(None)
-            }
-            Ok(_) | Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(ExpectedError::infrastructure("every VM thread ended", "try hgm doctor"))
             }
         }
     }
@@ -261,9 +254,9 @@ impl Work {
         }
     }
 
-    fn judge(&mut self, ctx: &Context, next: Try, seen: &Replayed) {
+    fn judge(&mut self, ctx: &Context, next: Try, seen: &Seen) {
         self.tries += 1;
-        let now = seen.evidence.as_ref().map(|evidence| evidence.signature.as_str());
+        let now = seen.signature.as_deref();
         let other = now.filter(|now| !triage::may_stand_for(&self.signature, now));
         let shows = seen.shown >= self.need && other.is_none();
         let taken = self.shrinker.tell(next.id, shows);

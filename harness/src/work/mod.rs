@@ -1,7 +1,8 @@
-//! What machines ask each other to do: the forms of questions and replies, who asks (`asker`) and who
-//! does it (`shift`). Never here: how it travels (`hub`).
+//! What machines ask each other to do: the forms of questions and replies, who asks (`asker`, `replays`)
+//! and who does it (`shift`). Never here: how it travels (`hub`).
 
 pub mod asker;
+pub mod replays;
 pub mod shift;
 
 use case::Program;
