@@ -252,6 +252,10 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         return Ok(());
     }
     by_family(w, cx).or_else(|mut broken| {
+        if w.blurred.is_some() {
+            // The model lost its way in this very op: it has nothing to hold against the kernel.
+            return Ok(());
+        }
         if cx.obs.status == Status::Timeout && maps_giants(w, cx.proc) {
             // Clearing 1 GiB takes an emulated machine seconds, a busy one more than any time-out.
             // A hang that no signal ends is seen by the agent.

@@ -13,7 +13,9 @@ use crate::world::{AnonVma, Backing, BodyId, Entry, ExpectedEvent, Slot, Vma, Wo
 use case::limits::PAGE;
 use case::observation::{Spot, Status, Word, event, pm};
 use case::program::HANDLER_SERIAL;
-use case::{Family, NumaMode, Op, Policy, ProcId, Prot, Tag, UffdFeatures, UffdModes};
+use case::{
+    Advice, Family, NumaMode, Op, PageSize, Policy, ProcId, Prot, Tag, UffdFeatures, UffdModes,
+};
 
 /// Direction of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,13 +165,13 @@ fn attempt(w: &mut World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
 /// MPOL_BIND in hugetlb_acct_memory).
 fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) -> bool {
     let Some(vma) = w.vma_at(proc, addr).filter(|v| v.is_hugetlb()) else { return false };
-    let bound = w.task_bound || matches!(vma.policy, Some((NumaMode::Bind, _)));
-    if !bound && !w.reserve_divided && !kept_by_pins(w, vma) {
+    if !bound(w, vma) && !w.reserve_divided && !kept_by_pins(w, vma) {
         return false;
     }
     let user = matches!(cx.op, Op::Read { .. } | Op::Write { .. });
     let (unit, entry) = w.slot(proc, vma, addr);
-    let had = seen_bits(cx, proc, unit).is_some_and(|b| b & pm::PRESENT != 0);
+    let had = seen_bits(cx, proc, unit).is_some_and(|b| b & pm::PRESENT != 0)
+        || taken_by_failure(w, cx, vma);
     let refused = match cx.op {
         Op::Read { .. } | Op::Write { .. } => matches!(cx.obs.status, Status::Signal(s)
             if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
@@ -190,6 +192,18 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
             }
             _ => false,
         }
+}
+
+/// Is a fault in this mapping held to some nodes?
+pub fn bound(w: &World, vma: &Vma) -> bool {
+    w.task_bound || matches!(vma.policy, Some((NumaMode::Bind, _)))
+}
+
+/// A page that was had and poisoned is mapped by nobody, but the pool lost it.
+fn taken_by_failure(w: &World, cx: &Cx<'_>, vma: &Vma) -> bool {
+    let Op::Madvise { advice: Advice::HwPoison, .. } = cx.op else { return false };
+    let seen = cx.obs.pools.map(|pools| pools[usize::from(vma.unit == PageSize::Huge1G)]);
+    seen.is_some_and(|seen| seen.free < w.pool_now(vma.unit).free)
 }
 
 /// Is the pool dry, and a page that was discarded not back in it because it is pinned? It takes its
@@ -583,10 +597,13 @@ fn left_huge_file(w: &World, vma: &Vma, addr: u64) -> bool {
 /// The poison entry of a huge file page may be none as well (unmap_folio), and where the file has
 /// let go of the poisoned page an access may find a new one.
 fn left_no_poison(w: &World, cx: &Cx<'_>, vma: &Vma, addr: u64) -> bool {
-    if !left_huge_file(w, vma, addr)
-        || w.cached(vma, addr).is_some_and(|body| w.bodies[body].poisoned)
-    {
+    if !left_huge_file(w, vma, addr) {
         return false;
+    }
+    if w.cached(vma, addr).is_some_and(|body| w.bodies[body].poisoned) {
+        // Only somebody who waits for pages of the cache is asked before the poison is found.
+        let refused = matches!(cx.obs.status, Status::Signal(s) if s.code == 4);
+        return vma.armed(UffdModes::MINOR) && !refused && absent_by_evidence(w, cx, vma, addr);
     }
     match cx.op {
         Op::Read { .. } | Op::Write { .. } => {

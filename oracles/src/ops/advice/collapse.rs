@@ -52,13 +52,16 @@ fn joined(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, merged: bool) -> Out
     let mut pos = start;
     let mut hole = false;
     let mut rule = A003;
-    // A part without a whole block may have ended the call; what follows it was reached, or not.
-    let mut refused = false;
+    // What was seen may be the errno of a part that is behind: what follows was reached, or not.
+    let mut perhaps = false;
     for vma in w.vmas_in(cx.proc, start, end) {
         hole |= vma.start > pos;
         let part = Part { start: vma.start.max(start), end: vma.end.min(end), vma };
         pos = part.end;
-        if part.vma.is_hugetlb() && refused {
+        if perhaps && part.vma.is_hugetlb() && w.profile.hgm().is_some() {
+            w.blur("a COLLAPSE of several mappings ended before pieces of huge pages, or in them");
+        }
+        if perhaps && !eligible(w, &part.vma) {
             break;
         }
         if part.vma.is_hugetlb() && w.mutated(Mutant::CollapseHugetlbOk) {
@@ -75,15 +78,20 @@ fn joined(w: &mut World, cx: &Cx<'_>, start: u64, end: u64, merged: bool) -> Out
             return cx.errno(A001, EINVAL);
         }
         let Some(blocks) = part.blocks() else {
-            refused |= may_refuse(cx, &part, merged);
+            if !perhaps && may_refuse(cx, &part, merged) {
+                cx.errno(A003, EINVAL)?;
+                perhaps = true;
+            }
             continue;
         };
-        if in_blocks(w, cx, &part, blocks, Around { merged, gap, refused })? {
-            return Ok(());
+        match in_blocks(w, cx, &part, blocks, Around { merged, gap, perhaps })? {
+            Went::On => {}
+            Went::Perhaps => perhaps = true,
+            Went::Ended => return Ok(()),
         }
     }
-    if refused {
-        return cx.errno(A003, EINVAL);
+    if perhaps {
+        return Ok(());
     }
     hole |= pos < end;
     if hole {
@@ -155,18 +163,27 @@ struct Around {
     /// The call's range has a hole.
     gap: bool,
     /// A part before it may have ended the call.
-    refused: bool,
+    perhaps: bool,
 }
 
-/// The whole blocks of one mapping. True if the call ended there, or before, with an errno that was
-/// allowed.
+/// How a call left a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Went {
+    On,
+    /// Ended with an errno that was allowed.
+    Ended,
+    /// The errno may be of this one, or of one behind it.
+    Perhaps,
+}
+
+/// The whole blocks of one mapping.
 fn in_blocks(
     w: &mut World,
     cx: &Cx<'_>,
     part: &Part,
     (first, last): (u64, u64),
-    Around { merged, gap, refused }: Around,
-) -> Out<bool> {
+    Around { merged, gap, perhaps }: Around,
+) -> Out<Went> {
     let mut total = Chance { works: true, invalid: merged, ..Chance::default() };
     let blocks = (first..last).step_by(BLOCK as usize);
     for at in blocks.clone() {
@@ -187,14 +204,11 @@ fn in_blocks(
         },
         _ => false,
     };
-    if refused && !mine {
-        return cx.errno(A003, EINVAL).map(|()| true);
-    }
-    if total.works && !mine {
+    if total.works && !mine && !perhaps {
         for at in blocks {
             made_huge(w, cx, &part.vma, at);
         }
-        return Ok(false);
+        return Ok(Went::On);
     }
     let mut wants = Vec::new();
     if total.works {
@@ -205,12 +219,14 @@ fn in_blocks(
     wants.extend([Want::Err(EAGAIN), Want::Err(ENOMEM)]);
     let waits = part.vma.armed(UffdModes::MISSING)
         || blocks.clone().any(|at| waits_for_holes(w, &part.vma, at));
-    cx.pick(if waits { A006 } else { A003 }, &wants)?;
+    if !perhaps {
+        cx.pick(if waits { A006 } else { A003 }, &wants)?;
+    }
     w.collapse_refused |= waits;
     for at in blocks {
         maybe_huge(w, cx, &part.vma, at);
     }
-    Ok(true)
+    Ok(if total.works { Went::Perhaps } else { Went::Ended })
 }
 
 fn chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {

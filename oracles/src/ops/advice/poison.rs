@@ -5,7 +5,7 @@ use crate::mutants::Mutant;
 use crate::ops::file::zap;
 use crate::rules::*;
 use crate::step::{Cx, Out, Want, signal_text};
-use crate::touch::{Access, Touch, touch};
+use crate::touch::{Access, Touch, bound, touch};
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::Spot;
@@ -98,6 +98,11 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
     // A page nobody stored to is clean: it is unmapped without telling anybody (P-006).
     let mut dirty = false;
     while at < end {
+        let held_to_nodes = w.vma_at(cx.proc, at).is_some_and(|v| v.is_hugetlb() && bound(w, v));
+        if !hit.is_empty() && held_to_nodes && cx.obs.status == NEXT_FAILED {
+            w.blur("memory failure of several huge pages, of which a node may have too few");
+            return told(w, cx, &hit, dirty);
+        }
         let met = meet(w, cx, at)?;
         let (body, vma) = match met {
             Met::Page(body, vma) => (body, vma),
@@ -166,6 +171,15 @@ fn refusals(w: &World, vma: &Vma, body: BodyId, held: bool, thp: bool) -> Vec<Wa
 
 /// The shared zero page: flagged and counted, never unmapped (P-007, P-010).
 fn zero_page(w: &mut World, cx: &Cx<'_>, vma: &Vma, at: u64, end: u64) -> Out {
+    let unsure = w.slot(cx.proc, vma, at).1.is_some_and(|entry| entry.slot == Slot::Unsure);
+    if unsure && may_be_thp(w, vma, at) {
+        // Without the huge zero page a read maps a huge page of zeros, if there is one to be had
+        // (do_huge_pmd_anonymous_page), which is a page as any other.
+        let wants = [Want::Ok(0), Want::Err(EBUSY), Want::Err(EHWPOISON), Want::Err(EFAULT)];
+        cx.pick(A091, &wants)?;
+        w.blur("memory failure of zeros that may be a huge page");
+        return Ok(());
+    }
     cx.pick(A091, &[Want::Err(EBUSY), Want::Err(EHWPOISON)])?;
     w.hw_pages.1 += 1;
     if may_be_thp(w, vma, at) && end > at + PAGE {
