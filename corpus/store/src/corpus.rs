@@ -82,6 +82,8 @@ impl Corpus {
             file.moved_to = corpus.quarantine(&file.path).ok();
         }
         corpus.unfit = unfit;
+        // What is here counts as added.
+        durable::sync_dir(dir)?;
         Ok(corpus)
     }
 

@@ -1,6 +1,9 @@
 //! Writing that survives: temporary file, fsync, rename, fsync of the folder.
 //!
 //! A reader sees the old bytes or the new ones, never a part; after a return they are on disk.
+//!
+//! What is seen is not yet durable: who wrote it may have been killed before the last of these steps.
+//! So whoever opens a folder to build on what is in it syncs the folder first.
 
 use crate::{Result, StoreError};
 use std::fs::{self, File, Permissions};
@@ -29,12 +32,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_dir(dir)
 }
 
-/// Makes a folder and those above it, durably.
+/// Makes a folder and those above it, durably; one that is there may not be durable yet.
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
     let above = parent(dir);
+    if dir.is_dir() {
+        return match File::open(above) {
+            // Above what somebody else made for us we may not be allowed to read.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+            _ => sync_dir(above),
+        };
+    }
     if above != dir {
         make_dir(above)?;
     }

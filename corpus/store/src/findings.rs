@@ -68,7 +68,10 @@ impl Findings {
     pub fn open(dir: &Path) -> Result<Findings> {
         durable::make_dir(dir)?;
         durable::sweep(dir);
-        Findings::view(dir)
+        let findings = Findings::view(dir)?;
+        // What is here is counted on from.
+        durable::sync_dir(dir)?;
+        Ok(findings)
     }
 
     /// Opens for reading: changes nothing. No folder, no findings.

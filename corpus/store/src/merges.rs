@@ -139,10 +139,11 @@ impl Merges {
                 // The end of a line that was cut short.
                 text.insert(0, b'\n');
             }
-            let written = file.write_all(&text).and_then(|()| file.sync_all());
-            written.map_err(fail("write"))?;
-            durable::sync_dir(durable::parent(&self.path))?;
+            file.write_all(&text).map_err(fail("write"))?;
         }
+        // What was decided before may come from one who was killed before he got here.
+        file.sync_all().map_err(fail("write"))?;
+        durable::sync_dir(durable::parent(&self.path))?;
         *self = next;
         Ok(news)
     }

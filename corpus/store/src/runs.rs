@@ -116,6 +116,7 @@ impl Runs {
     /// Owns an earlier run again; refuses one that is live.
     pub fn resume(&self, word: &str) -> Result<RunDir> {
         let run = self.find(word)?;
+        durable::sync_dir(&self.dir)?;
         RunDir::own(run.id, run.path)
     }
 
