@@ -41,6 +41,7 @@ use term::Term;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
+    vm::process::keep_children();
     start_log();
     // A panic of the main thread would end with 101, which means something else here.
     let exit = catch_unwind(AssertUnwindSafe(|| match Cli::try_parse() {

@@ -307,6 +307,27 @@ fn doctor_names_what_is_missing_and_how_to_mend_it() {
     assert!(!words.stdout.contains("agent"), "{}", words.stdout);
 }
 
+/// Some who start programs ignore the end of children, and that is inherited: numbers of processes
+/// would be free before anybody waited for them, and waits would never end.
+#[test]
+fn whoever_starts_hgm_cannot_take_its_children_away() {
+    let start = Instant::now();
+    let place = Place::new();
+    let check = ["doctor", "--json", "--skip", "kvm"];
+    let usual = place.hgm(&check);
+    let words = [&["--ignore-signal=CHLD", env!("CARGO_BIN_EXE_hgm")][..], &check[..]].concat();
+    let mut orphaned = assert_cmd::Command::from_std(place.program("env", &words));
+    let out = orphaned.timeout(std::time::Duration::from_secs(60)).output().unwrap();
+    let states = |json: &Value| -> Vec<String> {
+        let checks = json["checks"].as_array().cloned().unwrap_or_default();
+        checks.iter().map(|check| format!("{} {}", check["name"], check["state"])).collect()
+    };
+    let seen = states(&serde_json::from_slice(&out.stdout).unwrap_or_default());
+    let same = !seen.is_empty() && seen == states(&usual.json());
+    trials::fault("F11", "started where ends of children are ignored", 1, u64::from(!same), start);
+    assert!(same, "{out:?}");
+}
+
 #[test]
 fn a_wall_that_does_not_stand_is_named_and_no_gate_goes_without() {
     let start = Instant::now();

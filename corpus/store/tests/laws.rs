@@ -153,6 +153,29 @@ fn unreadable_finding_is_kept_aside() {
     assert_eq!(names(dir.path()).len(), 2, "the torn folder is still there");
 }
 
+/// The number in a lock is for people: whoever has it now is neither asked nor signalled.
+#[test]
+fn a_lock_that_was_left_is_nobodys() {
+    let start = std::time::Instant::now();
+    let home = tempfile::tempdir().unwrap();
+    let runs = Runs::of(home.path());
+    let id = runs.create(1).unwrap().id;
+    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let numbers = [stranger.id().to_string(), "1".into(), "0".into(), "-1".into(), "x".into()];
+    let mut lost = 0;
+    for number in &numbers {
+        fs::write(home.path().join("runs").join(&id).join("lock"), number).unwrap();
+        let live = runs.find(&id).unwrap().live;
+        lost += u64::from(live || runs.resume(&id).is_err());
+    }
+    lost += u64::from(stranger.try_wait().unwrap().is_some());
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    let tried = numbers.len() as u64;
+    trials::fault("F11", "a lock that was left names another", tried, lost, start);
+    assert_eq!(lost, 0);
+}
+
 #[test]
 fn runs_are_listed_found_and_locked() {
     let home = tempfile::tempdir().unwrap();

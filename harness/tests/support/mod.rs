@@ -61,7 +61,11 @@ impl Place {
         }
     }
     pub fn plain<S: AsRef<OsStr>>(&self, args: &[S]) -> std::process::Command {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hgm"));
+        self.program(env!("CARGO_BIN_EXE_hgm"), args)
+    }
+    /// Another program in the same place.
+    pub fn program<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> std::process::Command {
+        let mut command = std::process::Command::new(name);
         command
             .args(args)
             .env_clear()

@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigHandler, Signal, killpg};
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs::File;
@@ -84,9 +84,10 @@ impl Process {
         }
     }
 
-    /// Of the program itself, not of the wall around it.
+    /// Of the program itself, not of the wall around it. Once that was waited for its number may be
+    /// somebody else's.
     pub fn pid(&self) -> u32 {
-        if self.walled { innermost(self.pid) } else { self.pid }
+        if self.walled && self.status.is_none() { innermost(self.pid) } else { self.pid }
     }
 
     /// Readable once the process has ended.
@@ -245,11 +246,20 @@ struct Order {
     reply: Sender<io::Result<Child>>,
 }
 
+/// Makes children stay until they are waited for, whatever was inherited: where SIGCHLD is ignored
+/// they go at once, waiting for them fails or never ends, and their numbers are others' before we
+/// know. What is started later inherits this in its turn.
+pub fn keep_children() {
+    // SAFETY: the default action; no handler is installed or replaced by one of ours.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+}
+
 /// Starts the command from a thread that lives as long as this process does: PDEATHSIG fires when
 /// the *thread* that forked ends, and VM threads come and go.
 fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<Option<Sender<Order>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
+        keep_children();
         let (sender, orders) = channel::<Order>();
         let thread = std::thread::Builder::new().name("spawner".into());
         let started = thread.spawn(move || {
@@ -346,6 +356,43 @@ mod tests {
         assert!(!alive(pid));
         // The last holder of the socket is gone when reading ends.
         assert_eq!(ours.read(&mut text).unwrap(), 0);
+    }
+
+    /// The number of an ended process is somebody else's: that one gets no signal, and nothing of
+    /// him is told as ours.
+    #[test]
+    fn whoever_gets_a_number_after_it_was_ours_is_left_alone() {
+        let name = "process::tests::whoever_gets_a_number_after_it_was_ours_is_left_alone";
+        if !trials::pids::in_namespace(name, None) {
+            return;
+        }
+        let start = Instant::now();
+        // As some who start us leave it.
+        // SAFETY: no handler.
+        unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
+        let (mut tried, mut lost) = (0, 0);
+        for round in 0..trials::rounds(6) {
+            let mut process = shell("exit 7", Vec::new());
+            process.walled = round % 2 == 1;
+            let pid = process.pid;
+            assert!(readable(process.pidfd(), Duration::from_secs(10)));
+            let wait = round % 3 != 2;
+            if wait {
+                assert_eq!(process.wait(Duration::from_secs(10)).and_then(|s| s.code()), Some(7));
+            }
+            let stranger = trials::pids::stranger(pid);
+            // Not waited for, its number is nobody else's.
+            assert_eq!(stranger.is_some(), wait, "round {round}");
+            let told = (process.pid(), process.rss_kib(), process.private_kib());
+            process.kill();
+            drop(process);
+            if let Some(stranger) = stranger {
+                tried += 1;
+                lost += u64::from(!trials::pids::survived(stranger) || told != (pid, 0, 0));
+            }
+        }
+        trials::fault("F11", "the number of a QEMU is another's", tried, lost, start);
+        assert_eq!(lost, 0);
     }
 
     #[test]

@@ -83,15 +83,16 @@ fn watch(pid: i32, output: i32, seconds: u32) -> (ExecutableEnd, Vec<u8>) {
             break ExecutableEnd::Late;
         }
     };
-    // SAFETY: the executable leads a process group of its own.
+    // SAFETY: the executable leads a process group of its own; not waited for, so the number is its.
     unsafe { libc::kill(-pid, libc::SIGKILL) };
     take(output, &mut printed);
     sys::close(output);
-    if end == ExecutableEnd::Late {
-        let patience = sys::now() + REAP_MS * 1_000_000;
-        while ended(pid).is_none() && sys::now() < patience {
-            sys::sleep_ms(10);
-        }
+    let patience = sys::now() + REAP_MS * 1_000_000;
+    // SAFETY: a child of ours; no status is asked for.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) } == 0
+        && sys::now() < patience
+    {
+        sys::sleep_ms(10);
     }
     (end, printed)
 }
@@ -115,14 +116,18 @@ fn take(output: i32, printed: &mut Vec<u8>) {
     }
 }
 
+/// How it ended, if it did; it is left to be waited for.
 fn ended(pid: i32) -> Option<ExecutableEnd> {
-    let mut status = 0;
-    // SAFETY: our child; the status is ours.
-    if unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } != pid {
-        return None;
-    }
-    Some(match libc::WIFSIGNALED(status) {
-        true => ExecutableEnd::Signal(libc::WTERMSIG(status)),
-        false => ExecutableEnd::Exit(libc::WEXITSTATUS(status) as u8),
-    })
+    // SAFETY: zero is a valid siginfo; its fields are those of a SIGCHLD.
+    let (who, code, status) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        libc::waitid(libc::P_PID, pid as u32, &mut info, flags);
+        (info.si_pid(), info.si_code, info.si_status())
+    };
+    let end = match code {
+        libc::CLD_EXITED => ExecutableEnd::Exit(status as u8),
+        _ => ExecutableEnd::Signal(status),
+    };
+    (who == pid).then_some(end)
 }

@@ -130,10 +130,11 @@ impl Remote {
         &self.board.procs[usize::from(self.proc.0)]
     }
 
-    /// Its process id while it lives.
+    /// Its process id while it lives. The slot is in memory that programs share: what is no id of a
+    /// child would signal everybody.
     pub fn pid(&self) -> Option<i32> {
         let pid = self.slot().pid.load(SeqCst);
-        (pid != 0).then_some(pid)
+        (pid > 1).then_some(pid)
     }
 
     fn patience_ms(&self) -> u64 {

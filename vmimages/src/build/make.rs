@@ -5,6 +5,7 @@ use super::error::BuildError;
 use super::jail::Jail;
 use super::log;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
@@ -129,7 +130,7 @@ impl Make<'_> {
             }
         };
         if stopped {
-            end(&mut child);
+            end(&child);
         }
         let status = child.wait().map_err(failed("lost make, log"))?;
         let _ = reader.join();
@@ -148,12 +149,14 @@ enum Ended {
     Stopped,
 }
 
-/// Asks the whole group to end, then insists.
-fn end(child: &mut std::process::Child) {
+/// Asks the whole group to end, then insists. The child is left to be waited for: until then its
+/// number, and so that of the group, is nobody else's.
+fn end(child: &std::process::Child) {
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
     let _ = killpg(group, Signal::SIGTERM);
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     for _ in 0..50 {
-        if matches!(child.try_wait(), Ok(Some(_))) {
+        if !matches!(waitid(Id::Pid(group), look), Ok(WaitStatus::StillAlive)) {
             break;
         }
         std::thread::sleep(LOOK);
@@ -268,6 +271,37 @@ mod tests {
         let tree = Tree::new("all:\n\t@echo 'x.s: No space left on device'; exit 1\n");
         let error = tree.run(&|| false, &mut Vec::new()).unwrap_err();
         assert!(matches!(error, BuildError::NoSpace { .. }), "{error}");
+    }
+
+    /// Somebody waits for the number of a build that is ended, and each signal is late.
+    #[test]
+    fn whoever_gets_the_number_of_an_ended_build_is_left_alone() {
+        let name = "build::make::tests::whoever_gets_the_number_of_an_ended_build_is_left_alone";
+        if !trials::pids::in_namespace(name, Some(Duration::from_millis(300))) {
+            return;
+        }
+        let start = std::time::Instant::now();
+        let (mut tried, mut lost) = (0, 0);
+        for _ in 0..trials::rounds(2) {
+            let mut make = std::process::Command::new("sleep");
+            let mut make = make.arg("1000").process_group(0).spawn().unwrap();
+            let pid = make.id();
+            let waiting = std::thread::spawn(move || {
+                loop {
+                    match trials::pids::stranger(pid) {
+                        Some(stranger) => return stranger,
+                        None => std::thread::sleep(Duration::from_millis(20)),
+                    }
+                }
+            });
+            end(&make);
+            make.wait().unwrap();
+            let stranger = waiting.join().unwrap();
+            tried += 1;
+            lost += u64::from(!trials::pids::survived(stranger));
+        }
+        trials::fault("F11", "the number of a build is another's", tried, lost, start);
+        assert_eq!(lost, 0);
     }
 
     #[test]
