@@ -1,12 +1,13 @@
 //! What tests of hostile bytes and of faults share: [`Trial`] feeds a reader of foreign bytes with
 //! mutants of good inputs, under limits of memory and time; [`fault`] tells `ci/faults` what a test
-//! tried and lost; [`pids`] makes process numbers come again. Only tests import this. Never here: what any format means.
+//! tried and lost; [`pids`] makes process numbers come again, [`clock`] has clocks jump. Only tests import this. Never here: what any format means.
 //!
 //! Saved inputs are the files of `cases/NAME`, replayed by every run. With the counters of the
 //! compiler (`ci/fuzz` turns them on) a mutant that reaches new code is mutated further; without
 //! them every mutant is one of a seed.
 
 mod cells;
+pub mod clock;
 pub mod pids;
 mod row;
 mod trial;

@@ -11,9 +11,10 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use tempfile::{NamedTempFile, TempDir};
 
 /// Start of the names of files and folders that are being written.
-pub(crate) const TEMP_PREFIX: &str = ".hgm-tmp-";
+const TEMP_PREFIX: &str = ".hgm-tmp-";
 /// Nothing takes this long to write: an older temporary was left by a killed process.
 const TEMP_AGE_MAX: Duration = Duration::from_secs(3600);
 
@@ -21,15 +22,30 @@ const TEMP_AGE_MAX: Duration = Duration::from_secs(3600);
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = parent(path);
     let fail = |doing| StoreError::io(doing, path);
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMP_PREFIX)
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(dir)
-        .map_err(fail("write"))?;
+    let mut file = temporary(dir).map_err(fail("write"))?;
     file.write_all(bytes).map_err(fail("write"))?;
     file.as_file().sync_all().map_err(fail("write"))?;
     file.persist(path).map_err(|error| fail("write")(error.error))?;
     sync_dir(dir)
+}
+
+/// A file that is being written. It is locked for as long, so that nobody who opens the folder takes
+/// it for one that was left, whatever his clock says.
+fn temporary(dir: &Path) -> std::io::Result<NamedTempFile> {
+    let readable = Permissions::from_mode(0o644);
+    let file =
+        tempfile::Builder::new().prefix(TEMP_PREFIX).permissions(readable).tempfile_in(dir)?;
+    // Where files cannot be locked, age has to do.
+    let _ = file.as_file().lock();
+    Ok(file)
+}
+
+/// A folder that is being filled, and its lock.
+pub(crate) fn temporary_dir(dir: &Path) -> std::io::Result<(TempDir, File)> {
+    let made = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(dir)?;
+    let lock = File::open(made.path())?;
+    let _ = lock.lock();
+    Ok((made, lock))
 }
 
 /// Makes a folder and those above it, durably; one that is there may not be durable yet.
@@ -94,8 +110,34 @@ pub(crate) fn sweep(dir: &Path) {
     for path in temporaries(dir) {
         let age = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
         let age = age.ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-        if age.is_some_and(|age| age > TEMP_AGE_MAX) {
+        // Clocks jump, and those of machines differ: its lock says that its writer lives.
+        let held = || matches!(File::open(&path).map(|file| file.try_lock()), Ok(Err(_)));
+        if age.is_some_and(|age| age > TEMP_AGE_MAX) && !held() {
             let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock that jumps makes everything old.
+    #[test]
+    fn what_is_being_written_is_never_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = temporary(dir.path()).unwrap();
+        let (folder, lock) = temporary_dir(dir.path()).unwrap();
+        let long_ago = SystemTime::now() - 3650 * 24 * TEMP_AGE_MAX;
+        for old in [file.as_file(), &lock] {
+            old.set_modified(long_ago).unwrap();
+        }
+        sweep(dir.path());
+        assert_eq!(temporaries(dir.path()).len(), 2);
+        // Killed: the locks go, the names stay.
+        let (_, _path) = (file.keep().unwrap(), folder.keep());
+        drop(lock);
+        sweep(dir.path());
+        assert_eq!(temporaries(dir.path()).len(), 0);
     }
 }

@@ -133,9 +133,7 @@ impl Findings {
             let aside = self.free_name(&format!("{slug}.broken"));
             fs::rename(&folder, &aside).map_err(StoreError::io("move aside", &folder))?;
         }
-        let temp = tempfile::Builder::new()
-            .prefix(durable::TEMP_PREFIX)
-            .tempdir_in(&self.dir)
+        let (temp, _lock) = durable::temporary_dir(&self.dir)
             .map_err(StoreError::io("make folder in", &self.dir))?;
         fill(temp.path(), finding, evidence)?;
         fs::rename(temp.path(), &folder).map_err(StoreError::io("make folder", &folder))?;

@@ -313,11 +313,11 @@ impl Journal {
         Ok(())
     }
 
-    /// The findings index, oldest first.
+    /// The findings index, in the order they came: clocks jump.
     pub fn findings(&self) -> Result<Vec<FindingRow>> {
         self.rows(
             "SELECT slug, signature, title, state, count, reproduced, replays, first_at, last_at
-             FROM findings ORDER BY first_at, slug",
+             FROM findings ORDER BY rowid",
             |row| {
                 Ok(FindingRow {
                     slug: row.get(0)?,

@@ -9,6 +9,8 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = "lock";
+/// Form of the time in an id.
+const STAMP: &str = "%Y%m%d-%H%M%S";
 /// Word that stands for the newest run.
 const LATEST: &str = "latest";
 
@@ -43,10 +45,11 @@ impl Runs {
     }
 
     /// Makes a run and owns it. The id carries the UTC time and four hex digits of the seed's and
-    /// the process' hash.
+    /// the process' hash. Ids are in the order of their making, so after a clock was set back they
+    /// carry on from the newest one's time.
     pub fn create(&self, seed: u64) -> Result<RunDir> {
         durable::make_dir(&self.dir)?;
-        let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+        let now = after_newest(jiff::Timestamp::now(), self.newest_name().as_deref());
         for attempt in 0u32.. {
             let mut hash = blake3::Hasher::new();
             hash.update(&seed.to_le_bytes());
@@ -65,6 +68,13 @@ impl Runs {
             }
         }
         Err(StoreError::io("make folder", &self.dir)(std::io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Without a look at its lock, which its owner may be about to take.
+    fn newest_name(&self) -> Option<String> {
+        let entries = fs::read_dir(&self.dir).ok()?.flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| !name.starts_with('.')).max()
     }
 
     /// Runs, oldest first. No folder, no runs.
@@ -190,6 +200,19 @@ impl RunDir {
         durable::make_dir(&dir)?;
         Ok(dir)
     }
+}
+
+/// The time a new run is named by: now, or a second after the newest run's, if that is later. Names
+/// that are no ids of ours do not count.
+fn after_newest(now: jiff::Timestamp, newest: Option<&str>) -> String {
+    let stamp = |time: jiff::Timestamp| time.strftime(STAMP).to_string();
+    let next = newest.and_then(|id| {
+        let (stamp, _tail) = id.rsplit_once('-')?;
+        let newest = jiff::civil::DateTime::strptime(STAMP, stamp).ok()?;
+        let newest = newest.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+        newest.checked_add(jiff::SignedDuration::from_secs(1)).ok()
+    });
+    stamp(next.map_or(now, |next| now.max(next)))
 }
 
 fn is_live(run: &Path) -> bool {

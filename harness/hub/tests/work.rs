@@ -5,14 +5,14 @@
 
 mod support;
 
-use hub::{Access, Away, Due, Folder, LEASE, Lease, Ledger, Nats, Scope, Task, Work};
+use hub::{Access, Away, Due, Folder, LEASE, Lease, Ledger, Nats, RENEW, Scope, Task, Work};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use support::{Server, rounds, until};
 
 fn scope(word: &str) -> Scope {
@@ -182,36 +182,122 @@ fn a_folder_hands_work_out_and_answers_back() {
     does_its_duty(&|kernel| folder(dir.path(), kernel));
 }
 
+/// Of every lease its holder is there or silent, and the clock of the folder says whatever it likes.
 #[test]
-fn a_folder_gives_what_its_holder_is_silent_about_to_one_other() {
+fn a_folder_gives_what_its_holder_is_silent_about_to_one_other_whatever_its_clock_says() {
+    let start = Instant::now();
     let dir = tempfile::tempdir().unwrap();
     let [mut a, mut b, mut c] = [(); 3].map(|()| folder(dir.path(), "k"));
-    a.offer(&task("k", "b", "1")).unwrap();
-    let lost = a.lease(1).unwrap().pop().unwrap();
-    assert_eq!(b.lease(1).unwrap(), []);
-    let touched = |time: std::time::SystemTime| {
-        for file in std::fs::read_dir(dir.path().join("v1/held")).unwrap().flatten() {
-            let file = std::fs::File::options().append(true).open(file.path()).unwrap();
-            file.set_modified(time).unwrap();
-        }
+    let hours: [i64; 5] = [0, 1, -1, 24 * 3650, -24 * 3650];
+    for n in 0..2 * hours.len() {
+        a.offer(&task("k", "b", &n.to_string())).unwrap();
+    }
+    let (there, silent): (Vec<Lease>, Vec<Lease>) = leased(&mut a, 2 * hours.len())
+        .into_iter()
+        .partition(|lease| lease.task.id().parse::<usize>().unwrap() < hours.len());
+    // The clock jumps, and jumps on.
+    let jump = |lease: &Lease, round: usize| {
+        let hours = hours[(lease.task.id().parse::<usize>().unwrap() + round) % hours.len()];
+        let (now, by) = (SystemTime::now(), Duration::from_secs(3600 * hours.unsigned_abs()));
+        let time = if hours < 0 { now - by } else { now + by };
+        let path = dir.path().join("v1/held").join(format!("{}+1", lease.task.name()));
+        let file = std::fs::File::options().append(true).open(path);
+        file.unwrap().set_modified(time).unwrap();
     };
-    let age = |seconds: u64| touched(std::time::SystemTime::now() - Duration::from_secs(seconds));
-    // Taken after the others looked at the clock, before they looked at the files.
-    touched(std::time::SystemTime::now() + Duration::from_secs(5));
-    assert_eq!(b.lease(1).unwrap(), [], "it was taken this moment");
-    age(LEASE.as_secs() - 2);
-    assert_eq!(b.lease(1).unwrap(), [], "it is not over yet");
-    a.renew(&lost).unwrap();
-    age(LEASE.as_secs() + 1);
-    let taken = b.lease(1).unwrap().pop().unwrap();
-    assert_eq!((taken.lost, c.lease(1).unwrap()), (1, vec![]));
-    assert!(a.renew(&lost).is_err(), "the first holder is told");
-    assert!(b.answer(&taken, b"b").unwrap());
-    assert!(!a.answer(&lost, b"a").unwrap());
-    assert_eq!(c.answers("b").unwrap(), [("1".to_owned(), b"b".to_vec())]);
+    silent.iter().for_each(|lease| jump(lease, 0));
+    let (look, mut heard, mut round) = (Instant::now(), None::<Instant>, 0);
+    let (mut taken, mut lost) = (Vec::new(), 0);
+    while look.elapsed() < LEASE + Duration::from_secs(3) {
+        if heard.is_none_or(|heard| heard.elapsed() >= RENEW) {
+            heard = Some(Instant::now());
+            round += 1;
+            there.iter().for_each(|lease| {
+                a.renew(lease).unwrap();
+                jump(lease, round);
+            });
+        }
+        let got = b.lease(20).unwrap();
+        if !got.is_empty() && look.elapsed() < LEASE {
+            println!("{got:?} after {:?}", look.elapsed());
+            lost += got.len();
+        }
+        taken.extend(got);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ids = |leases: &[Lease]| -> BTreeSet<String> {
+        leases.iter().map(|lease| lease.task.id().to_owned()).collect()
+    };
+    lost += ids(&taken).symmetric_difference(&ids(&silent)).count();
+    let tried = 2 * hours.len() as u64;
+    trials::fault("F18", "the clock of a folder jumps", tried, lost as u64, start);
+    assert_eq!(lost, 0, "{taken:?}");
+
+    assert!(taken.iter().all(|lease| lease.lost == 1) && c.lease(1).unwrap().is_empty());
+    for (lost, taken) in silent.iter().map(|lost| (lost, find(&taken, lost))) {
+        assert!(a.renew(lost).is_err(), "the first holder is told");
+        assert!(b.answer(taken, b"b").unwrap());
+        assert!(!a.answer(lost, b"a").unwrap());
+    }
+    there.iter().for_each(|lease| assert!(a.answer(lease, b"b").unwrap()));
+    let answers = c.answers("b").unwrap();
+    assert!(answers.len() == 10 && answers.iter().all(|(_, body)| body == b"b"), "{answers:?}");
     // Nothing is left of it.
     let left = std::fs::read_dir(dir.path().join("v1/held")).unwrap().count();
     assert_eq!((left, c.loads().unwrap()[&scope("k")].open), (0, 0));
+}
+
+fn find<'a>(leases: &'a [Lease], of: &Lease) -> &'a Lease {
+    leases.iter().find(|lease| lease.task == of.task).unwrap()
+}
+
+/// The clock jumps ahead, and one who leaves removes what all the others put up as if it were old.
+#[test]
+fn what_a_folder_lost_to_its_clock_is_put_up_again() {
+    let start = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let [mut asker, mut other, mut worker] = [(); 3].map(|()| folder(dir.path(), "k"));
+    let mut ledger = Ledger::default();
+    (0..20).for_each(|n| ledger.ask(task("k", "b", &n.to_string())));
+    let mut counted = BTreeSet::new();
+    let mut look = |asker: &mut Box<dyn Work>| {
+        let epoch = asker.epoch();
+        while let Some(next) = ledger.next(epoch).cloned() {
+            asker.offer(&next).unwrap();
+            ledger.offered(next.id());
+        }
+        for (id, _) in asker.answers("b").unwrap() {
+            assert!(!ledger.answered(&id) || counted.insert(id), "counted twice");
+        }
+        ledger.open()
+    };
+    look(&mut asker);
+    let mut jumps = 0;
+    while look(&mut asker) > 0 && jumps < 60 {
+        let some = worker.lease(4).unwrap();
+        some.iter().skip(1).for_each(|lease| {
+            worker.answer(lease, b"a").unwrap();
+        });
+        for place in ["work", "done"] {
+            for file in std::fs::read_dir(dir.path().join("v1").join(place)).unwrap().flatten() {
+                let file = std::fs::File::open(file.path()).unwrap();
+                file.set_modified(SystemTime::now() - Duration::from_secs(48 * 3600)).unwrap();
+            }
+        }
+        other.withdraw("of-the-other").unwrap();
+        some.first().map(|lease| worker.release(lease));
+        jumps += 1;
+        // Between two jumps somebody comes to look.
+        if jumps % 2 == 0 {
+            look(&mut asker);
+            let some = worker.lease(2).unwrap();
+            some.iter().for_each(|lease| {
+                worker.answer(lease, b"a").unwrap();
+            });
+        }
+    }
+    let lost = ledger.open() as u64;
+    trials::fault("F18", "a clock ahead makes tasks old", jumps, lost, start);
+    assert!(lost == 0 && jumps > 3, "{jumps}");
 }
 
 /// Set in a process that works: how to reach the hub, and how long a task takes in milliseconds.

@@ -50,7 +50,8 @@ pub fn probe_accel(spec: &VmSpec, cache: &Path) -> Accel {
 
 /// First line the accelerator's name, second line the reason.
 fn remembered(path: &Path) -> Option<(Accel, String)> {
-    let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
+    // One from the future: the clock was set back, and nobody knows how old it is.
+    let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()?;
     let mut text = String::new();
     File::open(path).ok()?.take(4096).read_to_string(&mut text).ok()?;
     let (name, why) = text.split_once('\n')?;
@@ -161,6 +162,9 @@ mod tests {
         let old = std::time::SystemTime::now() - REFUSAL_LIFE - Duration::from_secs(9);
         File::open(&path).unwrap().set_modified(old).unwrap();
         assert_eq!(remembered(&path), None);
+        let future = std::time::SystemTime::now() + 365 * 24 * REFUSAL_LIFE;
+        File::open(&path).unwrap().set_modified(future).unwrap();
+        assert_eq!(remembered(&path), None, "the clock was set back");
         remember(&path, Accel::Kvm, "");
         assert_eq!(remembered(&path), Some((Accel::Kvm, String::new())));
         std::fs::write(&path, "junk").unwrap();

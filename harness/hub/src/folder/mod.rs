@@ -6,11 +6,14 @@ mod work;
 use crate::{Away, Exchange, FORMAT, Kind, Parcel, Scope};
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
+/// Made anew by whoever removes what is old.
+const CLEARED: &str = ".cleared";
 /// Parcels handed out at a time.
 const BATCH: usize = 500;
 
@@ -23,13 +26,25 @@ pub struct Folder {
     taken: HashMap<String, Option<SystemTime>>,
     /// Answers that were taken, by name.
     heard: HashSet<String>,
+    /// Tasks others hold: the last word of each holder, and when we first saw it.
+    words: HashMap<String, (Word, Instant)>,
 }
+
+/// A holder's word: the number of his lease and the time of its file, by the folder's clock. What
+/// counts is that it changes.
+type Word = (u64, SystemTime);
 
 impl Folder {
     pub fn open(dir: &Path, scope: Option<Scope>) -> Result<Folder, Away> {
         let dir = dir.join(format!("v{FORMAT}"));
         fs::create_dir_all(&dir).map_err(|error| away(&dir, &error))?;
-        Ok(Folder { dir, scope, taken: HashMap::new(), heard: HashSet::new() })
+        Ok(Folder {
+            dir,
+            scope,
+            taken: HashMap::new(),
+            heard: HashSet::new(),
+            words: HashMap::new(),
+        })
     }
 
     fn path(&self, parcel: &Parcel) -> PathBuf {
@@ -92,8 +107,13 @@ impl Exchange for Folder {
         }
     }
 
+    /// Another one after somebody removed what he took for old: it may have been of today, if the
+    /// clock jumped.
     fn epoch(&self) -> u64 {
-        0
+        fs::metadata(self.dir.join(CLEARED)).map_or(0, |meta| {
+            // The next file may get the number of the one before the last.
+            meta.ino() ^ (meta.mtime_nsec() as u64) << 32
+        })
     }
 }
 

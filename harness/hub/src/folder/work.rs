@@ -1,8 +1,9 @@
 //! Work in a folder. A task is a file of `work`, its answer one of `done` that nobody can replace. A
-//! lease is a file of `held` with a number: its holder touches it, and who finds the highest number
-//! untouched for the length of a lease makes the next one, which only one can.
+//! lease is a file of `held` with a number: its holder touches it, and who sees the highest number
+//! untouched for the length of a lease makes the next one, which only one can. That length is
+//! measured by whoever looks, since clocks of machines differ and the folder's may jump.
 
-use super::{Folder, away};
+use super::{CLEARED, Folder, Word, away};
 use crate::work::{LEASE, Lease, Load, Task, Work};
 use crate::{Away, BODY_BYTES_MAX, Kind, Parcel, Scope};
 use std::collections::BTreeMap;
@@ -50,8 +51,8 @@ impl Folder {
     }
 
     /// How often each task was leased, and when its last holder said that he is there.
-    fn holders(&self) -> Result<BTreeMap<String, (u64, SystemTime)>, Away> {
-        let mut held: BTreeMap<String, (u64, SystemTime)> = BTreeMap::new();
+    fn holders(&self) -> Result<BTreeMap<String, Word>, Away> {
+        let mut held: BTreeMap<String, Word> = BTreeMap::new();
         for file in self.names(HELD)? {
             let Some((name, turn)) = file.rsplit_once('+') else { continue };
             let Ok(turn) = turn.parse::<u64>() else { continue };
@@ -90,15 +91,40 @@ impl Folder {
         Ok(())
     }
 
+    /// Notes what holders said, and gives the numbers of leases that are over.
+    fn listen(&mut self, held: &BTreeMap<String, Word>) -> BTreeMap<String, u64> {
+        let now = Instant::now();
+        self.words.retain(|name, _| held.contains_key(name));
+        let mut over = BTreeMap::new();
+        for (name, word) in held {
+            let known = self.words.entry(name.clone()).or_insert((*word, now));
+            if known.0 != *word {
+                *known = (*word, now);
+            }
+            let given_back = word.1 == SystemTime::UNIX_EPOCH;
+            if given_back || now.saturating_duration_since(known.1) >= LEASE {
+                over.insert(name.clone(), word.0);
+            }
+        }
+        over
+    }
+
     /// Files nobody waits for any more.
     fn clear(&self, now: SystemTime) -> Result<(), Away> {
+        let mut removed = false;
         for what in [TASKS, HELD, ANSWERS] {
             for name in self.names(what)? {
                 let path = self.file(what, &name)?;
                 if age(&path, now).is_some_and(|age| age >= AGE) {
                     remove(&path)?;
+                    removed = true;
                 }
             }
+        }
+        if removed {
+            // Who still waits puts it up again.
+            let path = self.dir.join(CLEARED);
+            store::write_whole(&path, b"").map_err(|error| Away(error.to_string()))?;
         }
         Ok(())
     }
@@ -108,8 +134,8 @@ fn age(path: &Path, now: SystemTime) -> Option<Duration> {
     now.duration_since(fs::metadata(path).ok()?.modified().ok()?).ok()
 }
 
-/// Has a holder been silent for too long? One who was heard after `now` has not: the files were looked
-/// at later than the clock.
+/// Has a holder been silent for too long, by the folder's clock? For people: leases are judged by what
+/// was seen.
 fn is_over(touched: SystemTime, now: SystemTime) -> bool {
     now.duration_since(touched).is_ok_and(|silent| silent >= LEASE)
 }
@@ -154,7 +180,9 @@ impl Work for Folder {
 
     fn lease(&mut self, most: usize) -> Result<Vec<Lease>, Away> {
         let Some(scope) = self.scope.clone() else { return Ok(Vec::new()) };
-        let (asked, now, held) = (Instant::now(), self.now()?, self.holders()?);
+        let asked = Instant::now();
+        let held = self.holders()?;
+        let over = self.listen(&held);
         let mut leases = Vec::new();
         for name in self.names(TASKS)? {
             if leases.len() >= most {
@@ -165,10 +193,9 @@ impl Work for Folder {
             if *shape.scope() != scope {
                 continue;
             }
-            let turns = match held.get(&name) {
-                Some((_, touched)) if !is_over(*touched, now) => continue,
-                Some((turn, _)) => *turn,
-                None => 0,
+            let turns = match (held.contains_key(&name), over.get(&name)) {
+                (true, None) => continue,
+                (_, turn) => turn.copied().unwrap_or(0),
             };
             if self.file(ANSWERS, &name)?.exists() {
                 // Its holder died between the answer and the end, or it was asked twice.
@@ -236,7 +263,7 @@ impl Work for Folder {
         for name in self.names(TASKS)? {
             let Some(task) = Task::of_name(&name, Vec::new()) else { continue };
             let load = loads.entry(task.scope().clone()).or_default();
-            let is_held = |(_, touched): &(u64, SystemTime)| !is_over(*touched, now);
+            let is_held = |(_, touched): &Word| !is_over(*touched, now);
             match held.get(&name).is_some_and(is_held) {
                 true => load.held += 1,
                 false => load.open += 1,
