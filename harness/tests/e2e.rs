@@ -647,3 +647,38 @@ fn no_secret_of_the_environment_goes_anywhere() {
     trials::fault("J6", "places a secret could have got to", tried, hits.len() as u64, start);
     assert!(hits.is_empty(), "{hits:?}");
 }
+
+#[test]
+fn a_campaign_takes_as_long_as_it_should_whatever_the_clock_says() {
+    let home = Home::new();
+    let (start, clock) = (Instant::now(), home.0.path().join("clock"));
+    let args = ["fuzz", "--for", "12s", "--jobs", "1", "--seed", "7", "--no-canaries", "--json"];
+    let mut command = home.command(&args);
+    trials::clock::faked(&mut command, &clock);
+    let mut campaign = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (mut jumps, mut order) = (0, trials::clock::JUMPS.into_iter().cycle());
+    while campaign.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            campaign.kill().unwrap();
+        }
+        trials::clock::jump(&clock, order.next().unwrap());
+        jumps += 1;
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let out = campaign.wait_with_output().unwrap();
+    let took = start.elapsed().as_secs_f64();
+    assert!(went_through(out.status.code()), "{:?} after {took} s", out.status);
+    let summary = json(&out);
+    let journal = store::Journal::view(&home.the_run()).unwrap();
+    let elapsed = |(_, counters): &(String, store::Counters)| counters.elapsed_ms;
+    let elapsed: Vec<u64> = journal.counters().unwrap().iter().map(elapsed).collect();
+    let last = elapsed.last().copied().unwrap_or(0) as f64 / 1e3;
+    let figures = [summary["seconds"].as_f64().unwrap_or(0.0), last];
+    let sane = figures.iter().all(|seconds| (12.0..took).contains(seconds));
+    let report = home.run(&["report", "latest"]);
+    let lost = [!sane, !elapsed.is_sorted(), summary["programs"] == 0, !report.status.success()];
+    println!("{figures:?} s of {took} s, {jumps} jumps, {} programs", summary["programs"]);
+    let lost = lost.iter().filter(|wrong| **wrong).count() as u64;
+    trials::fault("F18", "the clock jumps in a campaign", jumps, lost, start);
+    assert!(lost == 0 && jumps > 10, "{figures:?} of {took} s: {elapsed:?}");
+}

@@ -12,14 +12,30 @@ const INSIDE: &str = "TRIALS_PIDS";
 /// Writable inside: the next process has the number after this one.
 const LAST: &str = "/proc/sys/kernel/ns_last_pid";
 
+/// A signal is sent before it has done its work.
+const DYING: Duration = Duration::from_millis(100);
+/// Seconds a test may take inside.
+const TIME_MAX: &str = "100";
+
 /// False: this test (its full name) was run inside and passed. True: this is inside; go on. With
 /// `slow`, each signal is sent that much later than it was meant to, by strace.
 pub fn in_namespace(test: &str, slow: Option<Duration>) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+    // What a test that failed left behind would keep strace there.
+    let mut command = Command::new("timeout");
+    command.args([
+        "--signal=KILL",
+        TIME_MAX,
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    ]);
     // The first process there is not the test: it would have to bury what others leave.
     command.args(["sh", "-c", "\"$@\"; code=$?; exit $code", "sh"]);
     if let Some(slow) = slow {
@@ -52,6 +68,7 @@ pub fn stranger(pid: u32) -> Option<Child> {
 
 /// Whether it still runs. Ends it if it does.
 pub fn survived(mut stranger: Child) -> bool {
+    std::thread::sleep(DYING);
     let lives = matches!(stranger.try_wait(), Ok(None));
     end(&mut stranger);
     lives
