@@ -3,35 +3,26 @@
 
 #![allow(clippy::unwrap_used)] // helpers outside `#[test]` may panic as a test may
 
+#[path = "support/replaced.rs"]
+mod replaced;
+
+use replaced::{Replaced, done, probes};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vm::jail::Jail;
 use vm::process::Process;
-use vm::{Accel, VmSpec};
+use vm::{Accel, BootError, Vm, VmSpec};
 
 /// Fewer than these were tried: the list was cut, and the test proves less than it says.
 const PROBES_MIN: usize = 30;
 
 /// Probe by probe, what came of it in the jail.
 fn tried(jail: &Jail, pass_all: bool) -> BTreeMap<String, String> {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = dir.path().join("secret");
-    fs::write(&secret, "secret").unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let words = [
-        format!("port={}", listener.local_addr().unwrap().port()),
-        format!("pid={}", std::process::id()),
-        format!("secret={}", secret.display()),
-        format!("walled={}", *jail != Jail::Open),
-    ];
-    let args: Vec<OsString> = words.map(Into::into).into();
-    let log = dir.path().join("log");
-    let probes = Path::new(env!("CARGO_BIN_EXE_jail-probes"));
-    let launch = jail.around(probes, args, &[], Accel::Tcg);
+    let replaced = Replaced::new(*jail != Jail::Open);
+    let log = replaced.dir.path().join("log");
+    let launch = jail.around(&replaced.qemu, Vec::new(), &[], Accel::Tcg);
     let out = File::create(&log).unwrap();
     let status = if pass_all {
         // As a user starts QEMU by hand.
@@ -41,14 +32,27 @@ fn tried(jail: &Jail, pass_all: bool) -> BTreeMap<String, String> {
         let mut process = Process::start(launch, Vec::new(), out).unwrap();
         process.wait(Duration::from_secs(30))
     };
-    let text = fs::read_to_string(&log).unwrap();
-    println!("{text}");
-    assert!(status.is_some_and(|s| s.success()), "{status:?} {text}");
-    let row = |line: &str| {
-        let (name, outcome) = line.strip_prefix("probe ")?.split_once(": ")?;
-        Some((name.to_owned(), outcome.to_owned()))
-    };
-    text.lines().filter_map(row).collect()
+    let seen = probes(&log);
+    assert!(status.is_some_and(|s| s.success()), "{status:?} {seen:?}");
+    seen
+}
+
+/// A VM of the files in `dir`.
+fn spec(qemu: &Path, dir: &Path, jail: Jail) -> VmSpec {
+    VmSpec {
+        qemu: qemu.into(),
+        kernel: dir.join("kernel"),
+        initrd: dir.join("initrd"),
+        memory_mib: 4096,
+        cpus: 2,
+        accel: Accel::Tcg,
+        jail,
+        dir: dir.join("vm"),
+        boot_timeout: Duration::from_secs(10),
+        extra_cmdline: String::new(),
+        serial_link: false,
+        cover: None,
+    }
 }
 
 #[test]
@@ -56,13 +60,38 @@ fn every_probe_is_denied_behind_the_wall() {
     let start = Instant::now();
     let jail = Jail::find().unwrap();
     let seen = tried(&jail, false);
-    for (name, outcome) in &seen {
-        println!("{name:36} {outcome}");
-    }
     assert!(seen.len() >= PROBES_MIN, "{} probes", seen.len());
-    let done: Vec<&String> = seen.iter().filter(|(_, o)| *o == "done").map(|(n, _)| n).collect();
+    let done = done(&seen);
     trials::fault("J1", "probes from inside the jail", seen.len() as u64, done.len() as u64, start);
     assert!(done.is_empty(), "{done:?}");
+}
+
+/// Started as every VM is: with its descriptors, its files and its command line.
+#[test]
+fn a_qemu_that_was_replaced_gets_nowhere() {
+    let start = Instant::now();
+    let replaced = Replaced::new(true);
+    let path = |name: &str| replaced.dir.path().join(name);
+    for name in ["kernel", "initrd", "other"] {
+        fs::write(path(name), name).unwrap();
+    }
+    let spec = spec(&replaced.qemu, replaced.dir.path(), Jail::find().unwrap());
+    let error = Vm::boot(&spec).unwrap_err();
+    assert!(matches!(error, BootError::Refused { .. }), "{error}");
+    let seen = probes(&spec.dir.join("qemu.log"));
+    for name in ["change the kernel", "inherit descriptors", "see the folder of the VM"] {
+        assert!(seen.contains_key(name), "{name} was not tried: {seen:?}");
+    }
+    assert!(seen.len() > PROBES_MIN + 5, "{} probes", seen.len());
+    let done = done(&seen);
+    let (tried, lost) = (seen.len() as u64, done.len() as u64);
+    trials::fault("J2", "probes of a program in QEMU's place", tried, lost, start);
+    assert!(done.is_empty(), "{done:?}");
+    for name in ["kernel", "initrd", "other", "secret"] {
+        assert_eq!(fs::read_to_string(path(name)).unwrap(), name);
+    }
+    let names = |dir: &Path| fs::read_dir(dir).unwrap().count();
+    assert_eq!((names(replaced.dir.path()), names(&spec.dir)), (6, 2), "something was left");
 }
 
 /// Without it most are possible: the probes can tell.
@@ -117,20 +146,7 @@ fn the_files_of_a_vm_are_seen_and_cannot_be_changed() {
         fs::write(path(name), name).unwrap();
     }
     let jail = Jail::find().unwrap();
-    let spec = VmSpec {
-        qemu: "/bin/sh".into(),
-        kernel: path("kernel"),
-        initrd: path("initrd"),
-        memory_mib: 4096,
-        cpus: 2,
-        accel: Accel::Tcg,
-        jail: jail.clone(),
-        dir: path("vm"),
-        boot_timeout: Duration::from_secs(10),
-        extra_cmdline: String::new(),
-        serial_link: false,
-        cover: None,
-    };
+    let spec = spec(Path::new("/bin/sh"), dir.path(), jail.clone());
     let place = dir.path().display();
     let line = format!(
         "cat {place}/kernel {place}/initrd; cat {place}/other; echo x >{place}/kernel; ls {place}"

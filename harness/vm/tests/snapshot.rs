@@ -3,18 +3,21 @@
 
 #![allow(clippy::unwrap_used)] // helpers outside `#[test]` may panic as a test may
 
+#[path = "support/replaced.rs"]
+mod replaced;
 #[allow(dead_code)] // other tests use the rest
 mod support;
 
 use case::link::{FromGuest, Look, RunOutcome, RunRequest, Sabotage, ToGuest};
 use case::observation::LineObs;
+use replaced::{Replaced, done, probes};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use support::{home, kernel, spec, spec_of};
-use vm::{DeathKind, Snapshots, Vm, VmSpec};
+use vm::{BootError, DeathKind, Snapshots, Vm, VmSpec};
 
 const PROGRAM: &str = "hgm 1\n\
     f0 = memfd page=2M\n\
@@ -96,6 +99,34 @@ fn clones_are_whole_vms_and_strangers_to_each_other() {
     let pid = two.pid();
     two.kill();
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// It inherits the memory all later VMs are cloned from.
+#[test]
+fn a_clone_whose_qemu_was_replaced_changes_nothing_for_the_next() {
+    let (spec, dir) = spec();
+    let snapshot = store(&home().join("snapshots")).find_or_make(&spec, &mut logged).unwrap();
+    let before = snapshot.memory_hash().unwrap();
+    let start = Instant::now();
+    let replaced = Replaced::new(true);
+    let taken = VmSpec {
+        qemu: replaced.qemu.clone(),
+        dir: replaced.dir.path().join("vm"),
+        jail: vm::jail::Jail::find().unwrap(),
+        ..spec.clone()
+    };
+    let error = Vm::clone_from(&snapshot, &taken).unwrap_err();
+    assert!(matches!(error, BootError::Refused { .. }), "{error}");
+    let seen = probes(&taken.dir.join("qemu.log"));
+    let tried = |name: &str| seen.keys().filter(|key| key.contains(name)).count();
+    assert_eq!(tried("golden memory"), 12, "of two nodes: {seen:?}");
+    let done = done(&seen);
+    let (tried, lost) = (seen.len() as u64, done.len() as u64);
+    trials::fault("J2", "probes of a program in a clone's QEMU's place", tried, lost, start);
+    assert!(done.is_empty(), "{done:?}");
+    assert_eq!(snapshot.memory_hash().unwrap(), before);
+    let next = VmSpec { dir: dir.path().join("next"), ..spec };
+    assert_eq!(run(&mut Vm::clone_from(&snapshot, &next).unwrap(), 1, false).len(), 5);
 }
 
 /// A store of its own with a copy of the home's snapshot of `spec`, and the copy's folder.

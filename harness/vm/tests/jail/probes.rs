@@ -1,5 +1,6 @@
 //! What a QEMU that was taken over would try: started in its place by the tests of the jail, behind the
-//! wall and without it, it prints one line a probe. No part of hgm.
+//! wall and without it, it prints one line a probe. What it knows of the host stands in a file beside
+//! it; a VM's command line says which files and descriptors it was given. No part of hgm.
 
 #![allow(clippy::unwrap_used)] // it is part of a test
 
@@ -7,10 +8,10 @@ use nix::errno::Errno;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{TcpStream, UdpSocket};
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
-/// The host as the probes need to know it, as words of the command line.
+/// The host as the probes need to know it.
 struct Host {
     port: u16,
     pid: i32,
@@ -20,8 +21,10 @@ struct Host {
 
 impl Host {
     fn told() -> Host {
+        let own = PathBuf::from(std::env::args_os().next().unwrap());
+        let told = fs::read_to_string(own.with_file_name("pc-bios/host")).unwrap();
         let word = |name: &str| {
-            let mut words = std::env::args();
+            let mut words = told.lines();
             words.find_map(|word| word.strip_prefix(name).map(str::to_owned)).unwrap()
         };
         Host {
@@ -33,9 +36,40 @@ impl Host {
     }
 }
 
+/// What a VM's command line gives.
+struct Given {
+    args: Vec<String>,
+    /// Sockets, and memory that may be read.
+    sockets: usize,
+    memory: Vec<RawFd>,
+}
+
+impl Given {
+    fn told() -> Given {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let words = || args.iter().flat_map(|arg| arg.split(','));
+        let sockets = words().filter(|word| word.starts_with("fd=")).count();
+        let memory = words().filter_map(|word| word.strip_prefix("mem-path=/proc/self/fd/"));
+        let memory = memory.map(|number| number.parse().unwrap()).collect();
+        Given { sockets, memory, args }
+    }
+
+    fn after(&self, option: &str) -> Option<&Path> {
+        let at = self.args.iter().position(|arg| arg == option)?;
+        self.args.get(at + 1).map(Path::new)
+    }
+
+    fn descriptors(&self) -> usize {
+        self.sockets + self.memory.len()
+    }
+}
+
 fn main() {
+    // SAFETY: the signal of a file that grows beyond the limit is turned into the call's error.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let host = Host::told();
-    for (name, outcome) in probes(&host) {
+    let given = Given::told();
+    for (name, outcome) in probes(&host, &given) {
         let word = match outcome {
             Ok(()) => "done".to_owned(),
             Err(error) => format!("denied {error}"),
@@ -46,10 +80,12 @@ fn main() {
 
 type Probes = Vec<(&'static str, io::Result<()>)>;
 
-fn probes(host: &Host) -> Probes {
+fn probes(host: &Host, given: &Given) -> Probes {
     let mut all = files(host);
+    all.extend(files_of_a_vm(given));
+    all.extend(given.memory.iter().zip(MEMORY).flat_map(|(&fd, names)| memory(fd, names)));
     all.extend(network(host));
-    all.extend(processes(host));
+    all.extend(processes(host, given.descriptors()));
     all.push(("gain privileges by exec", only_if(!status().contains("NoNewPrivs:\t1"))));
     if host.walled {
         // Without the wall, and run by root, these would do what they try.
@@ -68,6 +104,13 @@ fn call(result: libc::c_long) -> io::Result<()> {
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
+/// Whether there is anything in `dir` that is not expected.
+fn found(dir: &Path, expected: &[&str]) -> io::Result<()> {
+    let names: Vec<String> =
+        fs::read_dir(dir)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    only_if(names.iter().any(|name| !expected.contains(&name.as_str())))
+}
+
 fn files(host: &Host) -> Probes {
     let here = std::env::current_exe().unwrap();
     let beside = here.parent().unwrap();
@@ -76,12 +119,6 @@ fn files(host: &Host) -> Probes {
         let _ = fs::remove_file(path);
         made
     };
-    let found = |dir: &str, expected: &[&str]| {
-        let names: Vec<String> = fs::read_dir(dir)?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
-        only_if(names.iter().any(|name| !expected.contains(&name.as_str())))
-    };
     let root = ["usr", "bin", "lib", "lib32", "lib64", "proc", "dev", "etc", "tmp", "k", "i"];
     let top: Vec<String> =
         here.components().nth(1).iter().map(|c| c.as_os_str().to_string_lossy().into()).collect();
@@ -89,11 +126,11 @@ fn files(host: &Host) -> Probes {
     vec![
         ("read the host's users", File::open("/etc/passwd").map(drop)),
         ("read a file of the user", File::open(&host.secret).map(drop)),
-        ("list the root", found("/", &root)),
+        ("list the root", found(Path::new("/"), &root)),
         ("list homes", fs::read_dir("/home").map(drop)),
         ("list what lies beside QEMU", {
             let own = here.file_name().unwrap().to_str().unwrap();
-            found(beside.to_str().unwrap(), &[own])
+            found(beside, &[own, "pc-bios"])
         }),
         ("write beside QEMU", write(&beside.join("hgm-was-here"))),
         ("write beside a file of the user", write(&host.secret.with_extension("new"))),
@@ -111,6 +148,69 @@ fn files(host: &Host) -> Probes {
     ]
 }
 
+/// What was given by name is there to be read.
+fn files_of_a_vm(given: &Given) -> Probes {
+    let mut all = Vec::new();
+    let change = |path: &Path| File::options().append(true).open(path).map(drop);
+    if let (Some(kernel), Some(initrd)) = (given.after("-kernel"), given.after("-initrd")) {
+        let name = |path: &'_ Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let (own, top) = ([name(kernel), name(initrd)], kernel.parent().unwrap());
+        all.push(("change the kernel", change(kernel)));
+        all.push(("change the initramfs", change(initrd)));
+        all.push(("list what lies beside the kernel", found(top, &[&own[0], &own[1], "bin"])));
+    }
+    if let Some(dir) = given.after("-name").and_then(|name| name.to_str()?.split_once("hgm ")) {
+        all.push(("see the folder of the VM", fs::read_dir(dir.1).map(drop)));
+        // SAFETY: a terminated string and integers; a new descriptor ends with this process.
+        let up = unsafe { libc::openat(1, c"..".as_ptr(), libc::O_RDONLY) };
+        all.push(("go up from its log", call(up.into())));
+    }
+    all
+}
+
+/// What is tried on the memory of each node.
+type Tries = [&'static str; 6];
+const MEMORY: [Tries; 2] = [
+    [
+        "write the golden memory",
+        "cut the golden memory",
+        "extend the golden memory",
+        "punch the golden memory",
+        "map the golden memory to write",
+        "open the golden memory to write",
+    ],
+    [
+        "write the far golden memory",
+        "cut the far golden memory",
+        "extend the far golden memory",
+        "punch the far golden memory",
+        "map the far golden memory to write",
+        "open the far golden memory to write",
+    ],
+];
+
+fn memory(fd: RawFd, names: Tries) -> Probes {
+    let (len, both) = (4096, libc::PROT_READ | libc::PROT_WRITE);
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let again = || {
+        let mut file = File::options().write(true).open(format!("/proc/self/fd/{fd}"))?;
+        file.write_all(&[1; 4096])
+    };
+    // SAFETY: a live buffer of that length and integers; a new mapping is touched by nobody.
+    let outcomes = unsafe {
+        let mapped = libc::mmap(std::ptr::null_mut(), len, both, libc::MAP_SHARED, fd, 0);
+        [
+            call(libc::pwrite(fd, [1u8; 4096].as_ptr().cast(), len, 0) as libc::c_long),
+            call(libc::ftruncate(fd, 4096).into()),
+            call(libc::ftruncate(fd, 1 << 40).into()),
+            call(libc::fallocate(fd, punch, 0, 4096).into()),
+            only_if(mapped != libc::MAP_FAILED),
+            again(),
+        ]
+    };
+    names.into_iter().zip(outcomes).collect()
+}
+
 fn network(host: &Host) -> Probes {
     let local = ("127.0.0.1", host.port);
     let udp = || UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", "192.0.2.1:9").map(drop);
@@ -126,7 +226,7 @@ fn network(host: &Host) -> Probes {
     ]
 }
 
-fn processes(host: &Host) -> Probes {
+fn processes(host: &Host, given: usize) -> Probes {
     let seen = fs::read_dir("/proc").map_or(0, |dir| {
         let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
         dir.filter_map(name).filter(|name| name.parse::<u32>().is_ok()).count()
@@ -134,8 +234,8 @@ fn processes(host: &Host) -> Probes {
     let descriptors: Vec<PathBuf> = fs::read_dir("/proc/self/fd").map_or(vec![], |dir| {
         dir.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).collect()
     });
-    // 0 to 2, and the one that lists them.
-    let most = 4;
+    // 0 to 2, the one that lists them, and what a VM is given.
+    let most = 4 + given;
     // SAFETY: integers only; signal 0 does nothing.
     unsafe {
         vec![
@@ -177,6 +277,10 @@ fn privileges() -> Probes {
             ("mount", mount(0)),
             ("make the root writable", mount(libc::MS_REMOUNT | libc::MS_BIND)),
             ("leave the root", call(libc::chroot(c"/proc".as_ptr()).into())),
+            ("open more files than it may", {
+                let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+                call(libc::setrlimit(libc::RLIMIT_NOFILE, &limit).into())
+            }),
             ("name the host", call(libc::sethostname(c"x".as_ptr(), 1).into())),
             ("watch the processor", {
                 let mut attr = [0u8; 128];
@@ -194,12 +298,8 @@ fn limits() -> Probes {
         files.map(drop)
     };
     let long = || {
-        // SAFETY: a terminated name; the descriptor is new and nobody else's. The signal of a
-        // write beyond the limit is turned into its error.
-        let mut file = unsafe {
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            File::from_raw_fd(libc::memfd_create(c"x".as_ptr(), 0))
-        };
+        // SAFETY: a terminated name; the descriptor is new and nobody else's.
+        let mut file = unsafe { File::from_raw_fd(libc::memfd_create(c"x".as_ptr(), 0)) };
         let block = vec![1u8; 1 << 20];
         (0..65).try_for_each(|_| file.write_all(&block))
     };
