@@ -81,6 +81,7 @@ fn campaign(home: &Home, hub: &str, seed: &str, time: &str) -> Campaign {
 #[test]
 fn campaigns_have_what_the_others_found_whoever_is_killed() {
     let (a, b) = (Home::new(), Home::new());
+    let start = Instant::now();
     let store = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut server = Server::start(port, store.path());
@@ -129,7 +130,15 @@ fn campaigns_have_what_the_others_found_whoever_is_killed() {
     let seen = status();
     let kept = seen["kept"][0]["entries"].as_u64().unwrap();
     let union: BTreeSet<String> = corpora.iter().flat_map(|corpus| entries(corpus)).collect();
-    assert_eq!(kept, union.len() as u64, "{seen}");
+    let tried = union.len() as u64;
+    trials::fault(
+        "F31",
+        "entries, hub and campaigns are killed",
+        tried,
+        tried.abs_diff(kept),
+        start,
+    );
+    assert_eq!(kept, tried, "{seen}");
     server.kill();
 }
 
@@ -164,6 +173,7 @@ fn signal(child: &Child, signal: Signal) {
 #[test]
 fn work_is_done_once_by_whoever_is_left() {
     let (asker, a, b) = (Home::new(), Home::new(), Home::new());
+    let start = Instant::now();
     let store = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut server = Server::start(port, store.path());
@@ -217,7 +227,9 @@ fn work_is_done_once_by_whoever_is_left() {
     let here = asker.run(&regress[..5]);
     assert_eq!((told.status.code(), json(&told)), (here.status.code(), json(&here)));
     assert_eq!((told.status.code(), json(&told)["failed"].as_u64()), (Some(100), Some(1)));
-    assert_eq!(load(), [0, 0, many as u64]);
+    let (tried, done) = (many as u64, load()[2]);
+    trials::fault("F31", "tasks, a worker with a VM is killed", tried, tried.abs_diff(done), start);
+    assert_eq!(load(), [0, 0, tried]);
 
     // Replays are shared, too.
     let file = asker.file("deviates.hgm", DEVIATES);

@@ -255,15 +255,19 @@ mod tests {
         cut_until: Instant,
     }
 
+    /// Of each seed.
+    const TASKS: u64 = 20;
+
     /// Machines are lost, freeze, are cut off and come back; the hub loses its disk; messages are
     /// doubled, late and in any order. What was asked is answered, and counted once.
     #[test]
     fn faults_of_all_sorts_leave_the_count_exact() {
-        let mut taken_over = 0;
-        let asked = std::env::var("HGM_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
-        let seeds = asked.unwrap_or(500);
+        let (start, mut taken_over) = (Instant::now(), 0);
+        let seeds = u64::from(trials::rounds(500));
         (0..seeds).for_each(|seed| taken_over += simulate(seed));
         println!("{seeds} seeds, {taken_over} leases taken over");
+        let what = "tasks of simulated machines that are lost";
+        trials::fault("F31", what, seeds * TASKS, 0, start);
         assert!(taken_over > seeds, "the faults cost nobody a lease: {taken_over}");
     }
 
@@ -275,7 +279,7 @@ mod tests {
         let mut counted: BTreeMap<String, u64> = BTreeMap::new();
         let mut on_their_way: Vec<(Instant, String)> = Vec::new();
         let mut taken_over = 0;
-        (0..20).for_each(|n| ledger.ask(task(&n.to_string())));
+        (0..TASKS).for_each(|n| ledger.ask(task(&n.to_string())));
         let mut steps = 0;
         while ledger.open() > 0 {
             steps += 1;
@@ -322,7 +326,7 @@ mod tests {
                 !comes
             });
         }
-        assert_eq!(counted.len(), 20, "seed {seed}");
+        assert_eq!(counted.len() as u64, TASKS, "seed {seed}");
         assert!(counted.values().all(|times| *times == 1), "seed {seed}: {counted:?}");
         taken_over
     }

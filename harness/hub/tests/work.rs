@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant, SystemTime};
-use support::{Server, rounds, until};
+use support::{Server, rounds, row, until};
 
 fn scope(word: &str) -> Scope {
     Scope::new(word).unwrap()
@@ -348,6 +348,7 @@ fn workers_that_are_killed_or_stand_still_cost_no_task_and_no_count() {
         return worker(port.parse().unwrap(), millis.parse().unwrap());
     }
     let mut server = Server::start();
+    let start = Instant::now();
     let mut asker = nats(server.port, "k");
     let (mut ledger, mut counted) = (Ledger::default(), BTreeSet::new());
     // Kept busy one after the other, killed one after the other: of the killed ones each holds a task.
@@ -387,13 +388,13 @@ fn workers_that_are_killed_or_stand_still_cost_no_task_and_no_count() {
     server.kill();
     server.restart();
     // The leases of the killed and of the stopped one end while the quick one works.
-    let start = Instant::now();
-    let end = start + LEASE + Duration::from_secs(60);
+    let taken = Instant::now();
+    let end = taken + LEASE + Duration::from_secs(60);
     while look(&mut asker, &mut counted) > 0 {
         assert!(Instant::now() < end, "{} of {tasks} answered", counted.len());
         std::thread::sleep(Duration::from_millis(20));
     }
-    let took = start.elapsed();
+    let took = taken.elapsed();
     kill(Pid::from_raw(frozen.id() as i32), Signal::SIGCONT).unwrap();
     // It answers what it held when it was stopped; nobody counts that.
     std::thread::sleep(Duration::from_secs(3));
@@ -403,12 +404,13 @@ fn workers_that_are_killed_or_stand_still_cost_no_task_and_no_count() {
         child.wait().unwrap();
     }
     let load = surely(|| asker.loads())[&scope("k")];
+    println!(
+        "{doomed} workers killed, one stopped, the hub killed; the last lease was taken over after \
+         {took:?}"
+    );
+    row("F31", "tasks, workers are killed and frozen", tasks as usize, counted.len(), start);
     assert_eq!((load.open, load.held, load.done), (0, 0, u64::from(tasks)));
     assert_eq!(counted.len(), tasks as usize);
-    println!(
-        "{doomed} workers killed, one stopped, the hub killed: tried {tasks}, survived {tasks}, lost \
-         0, counted twice 0; the last lease was taken over after {took:?}"
-    );
 }
 
 #[test]

@@ -139,7 +139,13 @@ pub fn kept(server: &Server, scope: &str) -> usize {
 
 /// How often a fault is made: few times in every run of the tests, more when asked.
 pub fn rounds() -> u32 {
-    std::env::var("HGM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
+    trials::rounds(3)
+}
+
+/// What the fault table is told: of `tried` words `there` are where they belong. One too many is as
+/// wrong as one too few.
+pub fn row(id: &str, what: &str, tried: usize, there: usize, since: Instant) {
+    trials::fault(id, what, tried as u64, tried.abs_diff(there) as u64, since);
 }
 
 /// Where the package puts it, which is not in everybody's PATH.
