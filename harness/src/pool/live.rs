@@ -5,7 +5,7 @@ use super::{Counter, Job, TICK};
 use crate::triage::{self, Cause, Sighting};
 use case::Profile;
 use oracles::console::{Report, Scanner};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 use vm::{Death, DeathKind, Vm};
 
@@ -15,6 +15,8 @@ const MARKS_MAX: usize = 512;
 const RING_SLACK: u64 = 64 << 10;
 /// Time for the rest of a report to arrive after a guest died.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
+/// The same where the guest never stops talking.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 /// Time for a silent guest to say where it hangs.
 const NMI_WAIT: Duration = Duration::from_secs(2);
 
@@ -36,6 +38,8 @@ pub(super) struct Live {
     scanned: u64,
     /// Where in the scanner's stream each of the last programs ended.
     marks: VecDeque<(u64, Job)>,
+    /// Signatures of this VM's reports. A kernel that goes on may say the same a thousand times.
+    told: BTreeSet<String>,
 }
 
 impl Live {
@@ -54,6 +58,7 @@ impl Live {
             base: scanned,
             scanned,
             marks: VecDeque::new(),
+            told: BTreeSet::new(),
         }
     }
 
@@ -98,6 +103,10 @@ impl Live {
     /// Reports that had no end yet.
     pub(super) fn last_reports(&mut self) -> Vec<(Job, Sighting)> {
         let mut reports = self.feed();
+        if !self.told.is_empty() {
+            // A kernel that reported may be at it again: half a report would be another one.
+            reports.extend(self.hear_out());
+        }
         reports.extend(std::mem::take(&mut self.scanner).finish());
         let named = self.name_guilty(reports);
         // The next scanner's stream starts here.
@@ -106,18 +115,36 @@ impl Live {
         named
     }
 
-    /// The program that ended first after the report began.
-    fn name_guilty(&self, reports: Vec<Report>) -> Vec<(Job, Sighting)> {
+    /// Each signature once, with the program that ended first after the report began.
+    fn name_guilty(&mut self, reports: Vec<Report>) -> Vec<(Job, Sighting)> {
         if reports.is_empty() {
             return Vec::new();
         }
         let console = self.vm.console_since(self.base);
+        let (marks, told) = (&self.marks, &mut self.told);
         let of = |report: &Report| {
-            let job = self.marks.iter().find(|(end, _)| *end >= report.start);
-            let job = job.or(self.marks.back()).map(|(_, job)| job.clone())?;
-            Some((job, triage::of_console(report, &console)))
+            let job = marks.iter().find(|(end, _)| *end >= report.start);
+            let (_, job) = job.or(marks.back())?;
+            // What was planted must hide nothing that comes after it.
+            let news = job.canary.is_some() || told.insert(report.signature.clone());
+            news.then(|| (job.clone(), triage::of_console(report, &console)))
         };
         reports.iter().filter_map(of).collect()
+    }
+
+    /// Reads the console until it has been quiet for a while.
+    fn hear_out(&mut self) -> Vec<Report> {
+        let end = Instant::now() + LAST_WORDS_MAX;
+        let (mut reports, mut quiet) = (Vec::new(), Instant::now());
+        while quiet.elapsed() < LAST_WORDS && Instant::now() < end {
+            std::thread::sleep(TICK);
+            let scanned = self.scanned;
+            reports.extend(self.feed());
+            if self.scanned != scanned {
+                quiet = Instant::now();
+            }
+        }
+        reports
     }
 
     /// Reads the console for as long as `time`.

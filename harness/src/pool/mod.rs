@@ -117,6 +117,9 @@ pub enum Order {
     /// Kills the guest for real, from inside.
     #[cfg(test)]
     Sabotage(case::link::Sabotage),
+    /// Says something to the guest that no campaign does.
+    #[cfg(test)]
+    Tell(case::link::ToGuest),
 }
 
 /// A finished program.

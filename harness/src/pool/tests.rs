@@ -4,7 +4,7 @@
 use super::*;
 use crate::assets;
 use case::Source;
-use case::link::Sabotage;
+use case::link::{Sabotage, ToGuest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
@@ -147,6 +147,54 @@ fn deaths_are_told_apart_and_no_program_is_lost() {
     let Cause::Guest(sighting) = cause else { panic!("a hang is the guest's: {cause:?}") };
     assert_eq!(sighting.source, Source::Hang, "{}", sighting.title);
     trials::fault("F9", "a guest that hangs under a pool", 1, 0, start);
+    pool.close(Duration::from_secs(10));
+}
+
+/// An executable for a guest, of a C file beside this one.
+fn built(dir: &std::path::Path, source: &str, flags: &[&str]) -> Vec<u8> {
+    let out = dir.join("executable");
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pool").join(source);
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-static", "-std=gnu11", "-O1", "-pthread", "-s", "-o"]).arg(&out);
+    assert!(cc.args(flags).arg(source).status().unwrap().success());
+    std::fs::read(out).unwrap()
+}
+
+/// A hung task, which the kernel reports at each of its looks, and a warning, twice: with lines of
+/// somebody else in between and without.
+#[test]
+fn a_kernel_that_reports_and_goes_on_is_told_once_a_life() {
+    let dir = tempfile::tempdir().unwrap();
+    let built = |flags: &[&str]| built(dir.path(), "reports.c", flags);
+    let (alone, mixed) = (built(&[]), built(&["-DNOISE"]));
+    let pool = Pool::start(&spec(dir.path()), 1).unwrap();
+    let (start, lives) = (Instant::now(), trials::rounds(4));
+    let (mut lost, mut signatures) = (0, BTreeSet::new());
+    for life in 0..lives {
+        booted(&pool);
+        let binary = if life % 2 == 0 { &mixed } else { &alone }.clone();
+        pool.order(0, Order::Tell(ToGuest::Execute { binary, seconds: 60 }));
+        pool.order(0, Order::Run(job(life.into(), PASSES)));
+        let Event::Done(done) = next(&pool) else { panic!("no result") };
+        assert!(done.judged.sightings.is_empty() && done.judged.inconclusive.is_none());
+        let mut told: Vec<String> = Vec::new();
+        while told.len() < 2 {
+            let Event::Console { sighting, .. } = next(&pool) else { panic!("told: {told:?}") };
+            let text = String::from_utf8_lossy(&sighting.console).into_owned();
+            let said = |what: &str| text.matches(what).count();
+            assert!(said("blocked for more than") >= 2 && said("WARNING: CPU") == 2, "{text}");
+            assert_eq!(said("somebody else") > 20, life % 2 == 0, "{text}");
+            told.push(sighting.signature);
+        }
+        println!("life {life}: {told:?}");
+        let wrong = told[0] == told[1] || told.iter().any(|t| life > 0 && !signatures.contains(t));
+        lost += u64::from(wrong);
+        signatures.extend(told);
+    }
+    // The last VM is put away as well, with not a word more.
+    booted(&pool);
+    trials::fault("F17", "a kernel reports the same again and goes on", lives.into(), lost, start);
+    assert_eq!((lost, signatures.len()), (0, 2), "{signatures:?}");
     pool.close(Duration::from_secs(10));
 }
 

@@ -166,6 +166,13 @@ impl Worker {
                 Order::Replay(replay) => self.replay(replay)?,
                 #[cfg(test)]
                 Order::Sabotage(how) => self.sabotage(how)?,
+                #[cfg(test)]
+                Order::Tell(what) => {
+                    let told = self.live.as_mut().map(|live| live.vm.send(&what));
+                    if let Some(Err(death)) = told {
+                        self.died(death)?;
+                    }
+                }
             }
         }
     }
