@@ -161,9 +161,13 @@ fn watch(vm: &mut Vm, request: RunRequest, silence: Duration) -> Ended {
     if let Err(death) = vm.send(&ToGuest::Run(request)) {
         return died(death);
     }
-    let mut heard = Instant::now();
+    let (mut heard, mut progress) = (Instant::now(), vm.progress());
     loop {
-        match vm.recv(Duration::from_millis(100)) {
+        let message = vm.recv(Duration::from_millis(100));
+        if vm.progress() != progress {
+            (heard, progress) = (Instant::now(), vm.progress());
+        }
+        match message {
             Err(death) => return died(death),
             Ok(Some(FromGuest::Done { outcome, .. })) => {
                 // The console has its own way to us and may be a little later.
@@ -177,11 +181,10 @@ fn watch(vm: &mut Vm, request: RunRequest, silence: Duration) -> Ended {
                     RunOutcome::Refused(why) => Ended::Void(format!("the agent refused: {why}")),
                 };
             }
-            Ok(Some(_)) => heard = Instant::now(),
-            Ok(None) if heard.elapsed() > silence => {
+            Ok(_) if heard.elapsed() > silence => {
                 return Ended::Died(format!("silent for {} s", silence.as_secs()));
             }
-            Ok(None) => {}
+            Ok(_) => {}
         }
     }
 }

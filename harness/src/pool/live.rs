@@ -27,8 +27,9 @@ pub(super) struct Live {
     pub(super) flight: VecDeque<(u64, Job)>,
     pub(super) next_id: u64,
     pub(super) ran: u32,
-    /// Last sign of life.
+    /// When it last got on, and how far it was then.
     pub(super) heard: Instant,
+    progress: u64,
     /// What KCOV saw of the run whose end is still to come.
     pub(super) kcov: Vec<u32>,
     scanner: Scanner,
@@ -53,6 +54,7 @@ impl Live {
             next_id: 1,
             ran: 0,
             heard: Instant::now(),
+            progress: 0,
             kcov: Vec::new(),
             scanner: Scanner::new(),
             base: scanned,
@@ -60,6 +62,16 @@ impl Live {
             marks: VecDeque::new(),
             told: BTreeSet::new(),
         }
+    }
+
+    /// Whether it has not got on with its programs for longer than `silence`, whatever else it says.
+    pub(super) fn is_silent(&mut self, silence: Duration) -> bool {
+        let progress = self.vm.progress();
+        if progress != self.progress {
+            self.progress = progress;
+            self.heard = Instant::now();
+        }
+        self.heard.elapsed() > silence
     }
 
     /// Cells executed since the last call. Exact only while nothing runs, or right after a `Done`.

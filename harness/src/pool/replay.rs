@@ -72,7 +72,7 @@ impl Worker {
             Job { ticket: 0, program: program.clone(), fresh: true, check: false, canary: None };
         let mut request = request(&self.spec, id, &job);
         request.op_timeout_ms *= patience;
-        let mut heard = Instant::now();
+        live.heard = Instant::now();
         let mut sent = live.vm.send(&ToGuest::Run(request));
         loop {
             let message = match sent.and_then(|()| live.vm.recv(TICK)) {
@@ -80,6 +80,7 @@ impl Worker {
                 Err(death) => return live.replay_death(&death),
             };
             sent = Ok(());
+            let silent = live.is_silent(silence);
             match message {
                 Some(FromGuest::Done { id: got, outcome }) if got == id => {
                     let judged = triage::judge(program, outcome, &live.profile, &self.spec.known);
@@ -91,16 +92,15 @@ impl Worker {
                         _ => Ok(Showing { sightings, lacking: judged.lacking }),
                     };
                 }
-                Some(_) => heard = Instant::now(),
-                None if heard.elapsed() > silence => {
+                _ if silent => {
                     let death =
                         Death { kind: DeathKind::Silent, executing: None, console: Vec::new() };
                     return live.replay_death(&death);
                 }
-                None if self.stop.load(Ordering::SeqCst) == stop::NOW => {
+                _ if self.stop.load(Ordering::SeqCst) == stop::NOW => {
                     return Err("stopped".into());
                 }
-                None => {}
+                _ => {}
             }
         }
     }

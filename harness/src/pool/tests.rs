@@ -4,7 +4,7 @@
 use super::*;
 use crate::assets;
 use case::Source;
-use case::link::{Sabotage, ToGuest};
+use case::link::{FromGuest, Sabotage, ToGuest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
@@ -196,6 +196,90 @@ fn a_kernel_that_reports_and_goes_on_is_told_once_a_life() {
     trials::fault("F17", "a kernel reports the same again and goes on", lives.into(), lost, start);
     assert_eq!((lost, signatures.len()), (0, 2), "{signatures:?}");
     pool.close(Duration::from_secs(10));
+}
+
+/// Programs per second of VM 1 until `over` is true of an event; two are always on their way.
+fn run_beside(pool: &Pool, ticket: &mut u64, mut over: impl FnMut(Option<Event>) -> bool) -> f64 {
+    let (start, mut ran, mut ended) = (Instant::now(), 0, false);
+    while !ended {
+        match pool.events.recv_timeout(Duration::from_millis(100)) {
+            Ok(Event::Done(done)) if done.slot == 1 => {
+                assert!(done.judged.sightings.is_empty() && done.judged.inconclusive.is_none());
+                ran += 1;
+                *ticket += 1;
+                pool.order(1, Order::Run(job(*ticket, PASSES)));
+                ended = over(None);
+            }
+            Ok(Event::Note(line)) => println!("{line}"),
+            event => ended = over(event.ok()),
+        }
+    }
+    f64::from(ran) / start.elapsed().as_secs_f64()
+}
+
+/// One VM writes all its memory on all its CPUs and floods console and link; it is given up although it
+/// never stops talking, and meanwhile the other one goes on.
+#[test]
+fn a_guest_that_takes_all_it_can_stops_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let frame = case::wire::encode(&FromGuest::Log("x".repeat(4000))).unwrap();
+    let frame: Vec<String> = frame.iter().map(u8::to_string).collect();
+    let binary = built(dir.path(), "greedy.c", &[&format!("-DFRAME={}", frame.join(","))]);
+    let (op_timeout, programs_max) = (Duration::from_millis(500), u32::MAX);
+    let spec = PoolSpec { op_timeout, programs_max, ..spec(dir.path()) };
+    let pool = Pool::start(&spec, 2).unwrap();
+    let mut greedy = 0;
+    for _ in 0..2 {
+        let Event::Booted { slot, pid, .. } = next(&pool) else { panic!("no boot") };
+        greedy = if slot == 0 { pid } else { greedy };
+    }
+    (0..2).for_each(|ticket| pool.order(1, Order::Run(job(ticket, PASSES))));
+    let (mut ticket, end) = (1, Instant::now() + Duration::from_secs(5));
+    let alone = run_beside(&pool, &mut ticket, |_| Instant::now() > end);
+
+    let start = Instant::now();
+    pool.order(0, Order::Tell(ToGuest::Execute { binary, seconds: 600 }));
+    pool.order(0, Order::Run(job(1 << 32, PASSES)));
+    let (mut given_up, silence) = (None, spec.silence());
+    let rss = || figure(&format!("/proc/{greedy}/status"), "VmRSS:");
+    let (before, mut most) = (rss(), 0);
+    let beside = run_beside(&pool, &mut ticket, |event| {
+        most = most.max(rss());
+        match event {
+            Some(Event::Died { slot: 0, cause, .. }) => {
+                assert!(matches!(cause, Cause::Guest(_)), "{cause:?}");
+                given_up = Some(start.elapsed());
+            }
+            Some(Event::Booted { slot: 0, .. }) if given_up.is_some() => return true,
+            None | Some(Event::Lost { slot: 0, .. }) => {}
+            other => panic!("unexpected {other:?}"),
+        }
+        assert!(start.elapsed() < silence * 3, "it keeps its place: {given_up:?}");
+        false
+    });
+    let own = figure("/proc/self/status", "VmHWM:");
+    // Its CPUs and its QEMU, our thread that reads, and the other VM want a core each.
+    let cores = std::thread::available_parallelism().unwrap().get() as f64;
+    let share = (cores / 5.0).min(0.9);
+    println!(
+        "alone {alone:.1} programs/s, beside it {beside:.1}; given up after {given_up:?}; its memory \
+         {} MiB, ours {} MiB",
+        most >> 10,
+        own >> 10
+    );
+    let wrong =
+        [own > 512 << 10, own == 0, most < before + (64 << 10), beside < alone * share / 2.0];
+    let lost = wrong.iter().filter(|wrong| **wrong).count() as u64;
+    trials::fault("J4", "a guest takes all it can beside another", ticket, lost, start);
+    assert_eq!(lost, 0, "{wrong:?}");
+    pool.close(Duration::from_secs(10));
+}
+
+/// A row in KiB of a file of /proc; 0 without it.
+fn figure(file: &str, row: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(row));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
 #[test]

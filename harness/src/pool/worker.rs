@@ -216,29 +216,31 @@ impl Worker {
         let Some(live) = &mut self.live else { return Ok(()) };
         // An idle VM is waited for in `take_orders`; here only its death matters.
         let wait = if live.flight.is_empty() { Duration::ZERO } else { TICK };
-        match live.vm.recv(wait) {
-            Err(death) => self.died(death),
-            Ok(None) if !live.flight.is_empty() && live.heard.elapsed() > silence => self.silent(),
-            Ok(None) => Ok(()),
-            Ok(Some(message)) => {
-                live.heard = Instant::now();
-                match message {
-                    FromGuest::Done { id, outcome } => self.done(id, outcome),
-                    FromGuest::Covered { cells, .. } => {
-                        live.kcov = cells;
-                        Ok(())
-                    }
-                    FromGuest::Log(text) => {
-                        tracing::info!(vm = self.slot, "{}", text.escape_debug());
-                        Ok(())
-                    }
-                    FromGuest::Ready(_)
-                    | FromGuest::Executing { .. }
-                    | FromGuest::Provoked { .. }
-                    | FromGuest::Executed { .. }
-                    | FromGuest::Symbols { .. } => Ok(()),
-                }
+        let message = match live.vm.recv(wait) {
+            Err(death) => return self.died(death),
+            Ok(message) => message,
+        };
+        if live.is_silent(silence) && !live.flight.is_empty() {
+            return self.silent();
+        }
+        match message {
+            Some(FromGuest::Done { id, outcome }) => self.done(id, outcome),
+            Some(FromGuest::Covered { cells, .. }) => {
+                live.kcov = cells;
+                Ok(())
             }
+            Some(FromGuest::Log(text)) => {
+                tracing::info!(vm = self.slot, "{}", text.escape_debug());
+                Ok(())
+            }
+            Some(
+                FromGuest::Ready(_)
+                | FromGuest::Executing { .. }
+                | FromGuest::Provoked { .. }
+                | FromGuest::Executed { .. }
+                | FromGuest::Symbols { .. },
+            )
+            | None => Ok(()),
         }
     }
 

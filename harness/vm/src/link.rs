@@ -214,6 +214,9 @@ pub struct Vm {
     /// Console offset at `Ready`.
     ready_at: u64,
     asked_symbols: bool,
+    /// The newest run the guest has begun, and how often it has begun one or ended one.
+    begun: u64,
+    progress: u64,
     dead: Option<DeathKind>,
 }
 
@@ -241,6 +244,8 @@ impl Vm {
             executing: None,
             ready_at,
             asked_symbols: false,
+            begun: 0,
+            progress: 0,
             dead: None,
         }
     }
@@ -252,6 +257,12 @@ impl Vm {
     /// True if the link runs over the second serial port, asked for or fallen back to.
     pub fn serial_link(&self) -> bool {
         self.machine.serial_link
+    }
+
+    /// Rises when the guest begins or ends a run: what it can say without end is no sign of life. Ids
+    /// of runs must rise, too.
+    pub fn progress(&self) -> u64 {
+        self.progress
     }
 
     /// Queues one message; several `Run`s may be outstanding.
@@ -286,11 +297,16 @@ impl Vm {
                     return lie("started", *id);
                 }
                 self.executing = Some(*id);
+                if *id > self.begun {
+                    self.begun = *id;
+                    self.progress += 1;
+                }
             }
             Some(FromGuest::Done { id, .. }) => {
                 if !self.outstanding.remove(id) {
                     return lie("answered", *id);
                 }
+                self.progress += 1;
                 if self.executing == Some(*id) {
                     self.executing = None;
                 }
