@@ -6,7 +6,7 @@ target=${CARGO_TARGET_DIR:-target}
 stages=()
 # Tests that boot guests, for cargo nextest; .config/nextest.toml runs the same ones two at a time.
 # shellcheck disable=SC2034
-guests='(kind(test) & package(vm)) | (package(harness) & (test(/^pool::tests/) | binary(e2e) | binary(gate) | binary(bisect) | binary(hub) | binary(compound) | binary(oracle_vm)))'
+guests='(kind(test) & package(vm)) | (package(harness) & (test(/^pool::tests/) | binary(e2e) | binary(gate) | binary(bisect) | binary(hub) | binary(compound) | binary(replays) | binary(oracle_vm)))'
 
 # fail WHAT HELP: one error, one way out.
 fail() {

@@ -447,7 +447,8 @@ impl ShrinkArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  hgm regress corpus/regressions --kernel debian-6.1\n  \
                         hgm regress --kernel debian-6.1 --jobs 2 --json\n  hgm regress \
-                        --kernel debian-6.1 --hub nats://127.0.0.1")]
+                        --kernel debian-6.1 --times 20\n  hgm regress --kernel debian-6.1 \
+                        --hub nats://127.0.0.1")]
 pub struct RegressArgs {
     /// Folder of programs [default: corpus/regressions].
     #[arg(value_name = "DIR")]
@@ -455,6 +456,10 @@ pub struct RegressArgs {
     /// Registered kernel, by name or shortest unique prefix.
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
+    /// Runs of each program, all of which must be as expected.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub times: u32,
     /// VMs at a time.
     #[arg(long, short = 'j', value_name = "N")]
     pub jobs: Option<u32>,

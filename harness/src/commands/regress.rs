@@ -47,7 +47,7 @@ pub fn run(args: &RegressArgs, ctx: &Context) -> anyhow::Result<Exit> {
         return Ok(Exit::NothingRun);
     }
     let kernel = ctx.kernel()?;
-    let mut sheet = Sheet::new(entries);
+    let mut sheet = Sheet::new(&entries, args.times as usize);
     let ended = match args.hub {
         Some(_) => leased::fill(&mut sheet, &kernel, &signals, ctx),
         None => local::fill(&mut sheet, &kernel, &signals, ctx),

@@ -8,6 +8,7 @@ use case::Program;
 use std::collections::BTreeMap;
 
 /// One program and what it must give on this kernel.
+#[derive(Clone)]
 pub struct Entry {
     pub name: String,
     pub program: Program,
@@ -23,6 +24,9 @@ pub struct Row {
     expected: String,
     got: String,
     ok: bool,
+    /// How often it was as expected, of how many runs; where it is run more than once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shown: Option<[usize; 2]>,
 }
 
 impl Row {
@@ -33,17 +37,20 @@ impl Row {
     }
 }
 
-/// All programs, in their order.
+/// All programs, in their order; each as often in a row as it is to be run.
 pub struct Sheet {
     pub entries: Vec<Entry>,
+    times: usize,
     rows: Vec<Option<Row>>,
     /// Of the kernel; known once a VM was up.
     pub family: Option<String>,
 }
 
 impl Sheet {
-    pub fn new(entries: Vec<Entry>) -> Sheet {
-        Sheet { rows: vec![None; entries.len()], entries, family: None }
+    pub fn new(entries: &[Entry], times: usize) -> Sheet {
+        let entries: Vec<Entry> =
+            entries.iter().flat_map(|entry| std::iter::repeat_n(entry.clone(), times)).collect();
+        Sheet { rows: vec![None; entries.len()], entries, times, family: None }
     }
 
     /// Programs of which something is known, and all.
@@ -56,7 +63,8 @@ impl Sheet {
     }
 
     pub fn rows(self) -> Vec<Row> {
-        self.rows.into_iter().flatten().collect()
+        let rows: Vec<Row> = self.rows.into_iter().flatten().collect();
+        rows.chunks(self.times).filter_map(merged).collect()
     }
 
     pub fn expected(&self, at: usize) -> Option<String> {
@@ -92,9 +100,34 @@ impl Sheet {
         let row = &mut self.rows[at];
         if row.as_ref().is_none_or(|row| row.ok) {
             tracing::debug!(name, expected, got, ok, "row");
-            *row = Some(Row { name, expected, got, ok });
+            *row = Some(Row { name, expected, got, ok, shown: None });
         }
     }
+}
+
+/// The runs of one program. What is expected is expected of each: a bug that shows less often than
+/// when it was saved has changed, too.
+fn merged(runs: &[Row]) -> Option<Row> {
+    let first = runs.first()?;
+    if runs.len() == 1 || first.expected == "-" {
+        return Some(first.clone());
+    }
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    runs.iter().for_each(|run| *seen.entry(&run.got).or_default() += 1);
+    // What cannot be said is no result as long as there is one.
+    let wrong = runs.iter().find(|run| !run.ok && !run.got.starts_with("inconclusive"));
+    let void = runs.iter().find(|run| !run.ok).filter(|_| wrong.is_none());
+    let got = match (void, seen.len()) {
+        (Some(void), _) => void.got.clone(),
+        (None, 1) => first.got.clone(),
+        (None, _) => {
+            let each = |(got, times): (&&str, &usize)| format!("{got} ({times} of {})", runs.len());
+            seen.iter().map(each).collect::<Vec<_>>().join(", ")
+        }
+    };
+    let ok = runs.iter().filter(|run| run.ok).count();
+    let shown = Some([ok, runs.len()]);
+    Some(Row { got, ok: ok == runs.len(), shown, ..first.clone() })
 }
 
 pub fn report(rows: &[Row], kernel: &str, ctx: &Context) -> Exit {
@@ -131,4 +164,53 @@ pub fn report(rows: &[Row], kernel: &str, ctx: &Context) -> Exit {
     let total = format!("{} of {} as expected on {kernel}", rows.len() - failed, rows.len());
     ctx.term.line(&ctx.term.paint(tone, &total));
     exit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(got: &str) -> Row {
+        let (name, expected) = ("n".to_owned(), "known:A".to_owned());
+        let ok = got == expected;
+        Row { name, expected, got: got.into(), ok, shown: None }
+    }
+
+    #[test]
+    fn what_does_not_show_each_time_is_not_as_expected() {
+        let of = |runs: &[&str]| {
+            let runs: Vec<Row> = runs.iter().map(|got| row(got)).collect();
+            let row = merged(&runs).unwrap();
+            (row.got, row.ok, row.shown)
+        };
+        let all = ["known:A", "known:A", "known:A"];
+        assert_eq!(of(&all[..1]), ("known:A".into(), true, None));
+        assert_eq!(of(&all), ("known:A".into(), true, Some([3, 3])));
+        let seldom = ["known:A", "pass", "known:A"];
+        let both = "known:A (2 of 3), pass (1 of 3)";
+        assert_eq!(of(&seldom), (both.into(), false, Some([2, 3])));
+        let (void, lost) = ("inconclusive: lost", ["inconclusive: lost", "known:A", "known:A"]);
+        assert_eq!(of(&lost), (void.into(), false, Some([2, 3])));
+        assert_eq!(merged(&[]), None);
+    }
+
+    #[test]
+    fn each_program_is_run_as_often_as_asked_and_told_once() {
+        let program = case::text::parse("hgm 1\n").unwrap();
+        let expect = BTreeMap::from([("*".to_owned(), "pass".to_owned())]);
+        let entry = |name: &str| Entry {
+            name: name.into(),
+            program: program.clone(),
+            expect: expect.clone(),
+            plain: false,
+        };
+        let mut sheet = Sheet::new(&[entry("a"), entry("b")], 2);
+        assert_eq!(sheet.progress(), (0, 4));
+        (0..4).for_each(|at| sheet.compare(at, &[]));
+        // A report that comes late is of one of the runs.
+        sheet.compare(3, &["warn//f".to_owned()]);
+        let rows = sheet.rows();
+        let told: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.ok, row.shown)).collect();
+        assert_eq!(told, [("a", true, Some([2, 2])), ("b", false, Some([1, 2]))]);
+    }
 }
