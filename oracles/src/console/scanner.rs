@@ -35,6 +35,8 @@ struct Open {
     /// `Call Trace:` was seen.
     traced: bool,
     in_interrupt: bool,
+    /// `<TASK>` was seen and not its end: what is no frame stands in between.
+    in_task: bool,
     /// A frame stood in the stack of the trace.
     framed: bool,
     /// The next `at: f` names the lock operation to blame.
@@ -215,6 +217,7 @@ impl Scanner {
                 open.traced
                     && open.framed
                     && !open.in_interrupt
+                    && !open.in_task
                     && !classify::explicit_end(open.class)
             }
             Part::Stack => false,
@@ -266,6 +269,7 @@ impl Open {
             lines: 1,
             traced: false,
             in_interrupt: false,
+            in_task: false,
             framed: false,
             awaits_lock: false,
             blamed: None,
@@ -351,7 +355,10 @@ impl Open {
             return Part::Stack;
         }
         match line {
-            "<TASK>" => return Part::Stack,
+            "<TASK>" => {
+                self.in_task = true;
+                return Part::Stack;
+            }
             "<IRQ>" | "<NMI>" | "<SOFTIRQ>" => {
                 self.in_interrupt = true;
                 return Part::Stack;
@@ -360,7 +367,10 @@ impl Open {
                 self.in_interrupt = false;
                 return Part::Stack;
             }
-            "</TASK>" => return Part::StackEnd,
+            "</TASK>" => {
+                self.in_task = false;
+                return Part::StackEnd;
+            }
             _ => {}
         }
         if let Some(place) = line.strip_prefix("RIP: ") {
