@@ -19,6 +19,7 @@ const SUMMARY_MAX: u64 = 64 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Said {
     pub programs: u64,
+    pub corpus: u64,
     /// Pid of the QEMU in each slot.
     pub vms: BTreeMap<String, i32>,
 }
@@ -125,8 +126,9 @@ fn listen(lines: impl BufRead, mut log: File, said: &Mutex<Said>) {
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((slot, pid)) = booted(&line) {
             said.vms.insert(slot, pid);
-        } else if let Some(programs) = programs(&line) {
+        } else if let Some(programs) = before(&line, " programs (") {
             said.programs = programs;
+            said.corpus = after(&line, ", corpus ").unwrap_or(said.corpus);
         }
     }
 }
@@ -138,8 +140,12 @@ fn booted(line: &str) -> Option<(String, i32)> {
     Some((slot.to_owned(), pid.trim().parse().ok()?))
 }
 
-/// `0:10/60:00  312 programs (31.2/s), ...`
-fn programs(line: &str) -> Option<u64> {
-    let (before, _) = line.split_once(" programs (")?;
-    before.rsplit(' ').next()?.parse().ok()
+/// `0:10/60:00  312 programs (31.2/s), 4711 ops, 815 states, corpus 233, ...`: the number before a
+/// word, and that behind one.
+fn before(line: &str, word: &str) -> Option<u64> {
+    line.split_once(word)?.0.rsplit(' ').next()?.parse().ok()
+}
+
+fn after(line: &str, word: &str) -> Option<u64> {
+    line.split_once(word)?.1.split([',', ' ']).next()?.parse().ok()
 }

@@ -9,7 +9,7 @@ use crate::step::{Cx, Out};
 use crate::world::{Entry, Slot, World};
 use case::limits::PAGE;
 use case::observation::VmaObs;
-use case::{Expectation, Family, ProcId, Violation};
+use case::{Expectation, Family, ProcId, UffdModes, Violation};
 
 /// What smaps and status must add up to over a range.
 #[derive(Debug, Default)]
@@ -101,10 +101,24 @@ pub(super) fn field(kb: &[(String, u64)], label: &str) -> Option<u64> {
     kb.iter().find(|(l, _)| l == label).map(|(_, n)| *n)
 }
 
+/// Entries are PROT_NONE where nothing is allowed, and where a mapping that may only be stored to is
+/// write-protected.
+fn entries_without_rights(w: &World, proc: ProcId, obs: &VmaObs) -> bool {
+    let armed = || {
+        let vma = w.vma_at(proc, obs.at.addr());
+        vma.is_some_and(|vma| vma.armed(UffdModes::WP))
+    };
+    match obs.perms & 7 {
+        0 => true,
+        2 => armed(),
+        _ => false,
+    }
+}
+
 pub(super) fn numbers(w: &World, cx: &Cx<'_>, proc: ProcId, obs: &VmaObs, sums: &Sums) -> Out {
     let rss = field(&obs.kb, "Rss").unwrap_or(0);
     if rss < sums.rss_min || rss > sums.rss_max {
-        let class = match (rss < sums.rss_min, obs.perms & 7 == 0) {
+        let class = match (rss < sums.rss_min, entries_without_rights(w, proc, obs)) {
             (true, true) => "less:prot-none",
             (true, false) => "less",
             (false, _) => "more",

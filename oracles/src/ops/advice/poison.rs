@@ -62,7 +62,8 @@ fn had_unasked(w: &mut World, cx: &Cx<'_>, at: u64) -> bool {
 /// Could a transparent huge page lie at this address? Then the walk skips the rest of it.
 fn may_be_thp(w: &World, vma: &Vma, at: u64) -> bool {
     let block = at - at % THP;
-    let fits = block >= vma.start && block + THP <= vma.end;
+    // A mapping of a part of a file's huge page meets the whole of it all the same.
+    let fits = vma.backing != Backing::Anon || block >= vma.start && block + THP <= vma.end;
     let wanted = match vma.backing {
         Backing::Anon => w.anon_huge,
         // Files have huge pages where the setting says so, or after a collapse.
