@@ -251,11 +251,10 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
     if cx.skipped() {
         return Ok(());
     }
+    if w.kept_whole && !collapses(cx.op) {
+        w.blur("a hole in a huge page that a pin keeps whole");
+    }
     by_family(w, cx).or_else(|mut broken| {
-        if w.blurred.is_some() {
-            // The model lost its way in this very op: it has nothing to hold against the kernel.
-            return Ok(());
-        }
         if cx.obs.status == Status::Timeout && maps_giants(w, cx.proc) {
             // Clearing 1 GiB takes an emulated machine seconds, a busy one more than any time-out.
             // A hang that no signal ends is seen by the agent.
@@ -273,6 +272,11 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         }
         Err(broken)
     })
+}
+
+/// What goes by the size of a page and by who pins it, not by what is cached.
+fn collapses(op: &Op) -> bool {
+    matches!(op, Op::Madvise { advice: case::Advice::Collapse, .. })
 }
 
 /// Is this what one sees where a page is that nobody should have filled: nothing left to fill, no

@@ -288,6 +288,8 @@ pub struct World {
     pub threads: usize,
     /// What E-03 is about may show from here on.
     pub sealed_file: bool,
+    /// A hole was made in a huge shmem page that pins keep whole: what is cached there is not known.
+    pub kept_whole: bool,
     /// A COLLAPSE was refused over holes of a file that somebody waits for: pages that show there
     /// since are a class of their own.
     pub collapse_refused: bool,
@@ -412,6 +414,7 @@ impl World {
             unregister_refused: false,
             threads: 0,
             unregister_failed: false,
+            kept_whole: false,
             collapse_refused: false,
             wp_forked: false,
             pieces_tried: false,

@@ -82,7 +82,11 @@ pub(crate) fn no_link(path: &Path) -> Result<()> {
 
 /// Makes names in a folder durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync folder", dir))
+    match File::open(dir).and_then(|dir| dir.sync_all()) {
+        // Some file systems have nothing to sync in a folder (fsync(2), EINVAL).
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+        done => done.map_err(StoreError::io("sync folder", dir)),
+    }
 }
 
 /// The folder a path stands in; `.` for a bare name.

@@ -148,9 +148,7 @@ pub fn truncate(w: &mut World, cx: &Cx<'_>, key: FileKey, size: u64) {
         // The comment of ZAP_FLAG_DROP_MARKER names truncation, yet shmem keeps them (U-081).
         w.blur("truncation of a shmem file with uffd-wp markers");
     }
-    if kept_whole_by_pins(w, key, first * unit) {
-        w.blur(KEPT_WHOLE);
-    }
+    w.kept_whole |= kept_whole_by_pins(w, key, first * unit);
     let freed = zap::zap_file(w, key, first * unit, u64::MAX, TRUNCATE);
     w.files[key].cache.retain(|idx, _| *idx < first);
     w.files[key].perhaps_copied.retain(|idx| *idx < first);
@@ -163,8 +161,6 @@ pub fn truncate(w: &mut World, cx: &Cx<'_>, key: FileKey, size: u64) {
     }
 }
 
-/// Why nobody can say what is cached after a part of a huge shmem page was punched.
-const KEPT_WHOLE: &str = "a hole in a huge page that a pin keeps whole";
 const BLOCK: u64 = 2 << 20;
 
 /// May a hole that begins or ends here lie in a huge page that is pinned? It cannot be divided
@@ -239,9 +235,7 @@ fn has_private_copies(w: &World, key: FileKey, from: u64, to: u64) -> bool {
 fn hole(w: &mut World, cx: &Cx<'_>, key: FileKey, from: u64, to: u64, how: Zap) {
     let page = w.files[key].page;
     let unit = page.bytes();
-    if kept_whole_by_pins(w, key, from) || kept_whole_by_pins(w, key, to) {
-        w.blur(KEPT_WHOLE);
-    }
+    w.kept_whole |= [from, to].into_iter().any(|at| kept_whole_by_pins(w, key, at));
     let freed = zap::zap_file(w, key, from, to, how);
     let gone: Vec<u64> =
         w.files[key].cache.range(from / unit..to / unit).map(|(idx, _)| *idx).collect();

@@ -153,6 +153,10 @@ fn read(w: &mut World, cx: &Cx<'_>, proc: ProcId, at: Place, len: u64, pins: boo
         return cx.only(G_READ, Want::Ok(0));
     }
     let (pages, stop) = reach(w, cx, proc, at, len, Access::Read)?;
+    if w.blurred.is_some() {
+        // The model lost its way under this very call.
+        return Ok(());
+    }
     if pins && !pages.iter().all(|page| unshare(w, proc, *page)) {
         // Which page the last huge page went to decides how far the call came.
         return Ok(());
@@ -180,6 +184,10 @@ fn direct_out(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
         return cx.only(G_READ, Want::Ok(0));
     }
     let (pages, stop) = reach(w, cx, cx.proc, at, len, Access::Read)?;
+    if w.blurred.is_some() {
+        // The model lost its way under this very call.
+        return Ok(());
+    }
     if w.family == Family::U612 {
         // 6.12 pins for O_DIRECT, 6.1 takes plain references (G-014).
         if !pages.iter().all(|page| unshare(w, cx.proc, *page)) {
@@ -210,6 +218,10 @@ fn direct_in(w: &mut World, cx: &Cx<'_>, at: Place, len: u64) -> Out {
         return cx.only(G_READ, Want::Ok(0));
     }
     let (pages, stop) = reach(w, cx, cx.proc, at, len, Access::Write)?;
+    if w.blurred.is_some() {
+        // The model lost its way under this very call.
+        return Ok(());
+    }
     if stop == Some(Touch::Blocks) {
         return waited(w, cx, G_READ);
     }
