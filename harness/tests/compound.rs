@@ -357,7 +357,9 @@ impl Victim {
         let more = ["--set", "programs_min=1000000", "--set", "confirm_times=1"];
         let out = self.hgm(&[&args[..], &more].concat()).output().unwrap();
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(matches!(out.status.code(), Some(5 | 100)), "seed {}: {said}", self.seed);
+        let told = String::from_utf8_lossy(&out.stdout);
+        let code = out.status.code();
+        assert!(matches!(code, Some(5 | 100)), "seed {}: {code:?} {told} {said}", self.seed);
         json(&out)
     }
 

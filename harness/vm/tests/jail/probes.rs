@@ -54,6 +54,13 @@ impl Given {
         Given { sockets, memory, args }
     }
 
+    /// Files on the command line.
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        let words = self.args.iter().flat_map(|arg| arg.split(','));
+        let values = words.map(|word| word.rsplit('=').next().unwrap_or(word));
+        values.map(Path::new).filter(|path| path.is_absolute())
+    }
+
     fn after(&self, option: &str) -> Option<&Path> {
         let at = self.args.iter().position(|arg| arg == option)?;
         self.args.get(at + 1).map(Path::new)
@@ -81,7 +88,7 @@ fn main() {
 type Probes = Vec<(&'static str, io::Result<()>)>;
 
 fn probes(host: &Host, given: &Given) -> Probes {
-    let mut all = files(host);
+    let mut all = files(host, given);
     all.extend(files_of_a_vm(given));
     all.extend(given.memory.iter().zip(MEMORY).flat_map(|(&fd, names)| memory(fd, names)));
     all.extend(network(host));
@@ -111,7 +118,7 @@ fn found(dir: &Path, expected: &[&str]) -> io::Result<()> {
     only_if(names.iter().any(|name| !expected.contains(&name.as_str())))
 }
 
-fn files(host: &Host) -> Probes {
+fn files(host: &Host, given: &Given) -> Probes {
     let here = std::env::current_exe().unwrap();
     let beside = here.parent().unwrap();
     let write = |path: &Path| {
@@ -120,8 +127,12 @@ fn files(host: &Host) -> Probes {
         made
     };
     let root = ["usr", "bin", "lib", "lib32", "lib64", "proc", "dev", "etc", "tmp", "k", "i"];
-    let top: Vec<String> =
-        here.components().nth(1).iter().map(|c| c.as_os_str().to_string_lossy().into()).collect();
+    // What was given by name lies where it did outside.
+    let paths = given.paths().chain([here.as_path()]);
+    let top: Vec<String> = paths
+        .filter_map(|path| path.components().nth(1))
+        .map(|name| name.as_os_str().to_string_lossy().into())
+        .collect();
     let root: Vec<&str> = root.into_iter().chain(top.iter().map(String::as_str)).collect();
     vec![
         ("read the host's users", File::open("/etc/passwd").map(drop)),
