@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// File that fills a disk.
 const FILL: &str = "filled-by-soak";
 const BLOCK: usize = 1 << 20;
+/// Who is not back after this is lost.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -88,6 +90,13 @@ impl Fault {
     /// Whether the VM it was done to must be replaced.
     const fn costs_vm(self) -> bool {
         matches!(self, Fault::VmKilled | Fault::AllVmsKilled | Fault::VmStopped)
+    }
+}
+
+impl Made {
+    /// One that is not mended, or from which nobody is back, is not covered up by the next.
+    pub fn is_over(&self) -> bool {
+        self.healed && (self.back.is_some() || self.at.elapsed() > PATIENCE)
     }
 }
 

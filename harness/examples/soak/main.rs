@@ -103,7 +103,8 @@ fn soak(
             series.push(Sample::take(campaign, server, start)?);
         }
         faults::heal(&mut made, campaign, server, plan.disk.as_deref())?;
-        if now >= next_fault && now + QUIET < start + plan.time {
+        let over = made.last().is_none_or(Made::is_over);
+        if over && now >= next_fault && now + QUIET < start + plan.time {
             next_fault += plan.every;
             if bag.is_empty() {
                 bag = Fault::all(plan.disk.is_some());
