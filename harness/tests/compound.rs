@@ -526,13 +526,14 @@ fn faults_of_all_sorts_break_no_promise() {
     assert!(status.success(), "{status}");
 }
 
-/// P6, as far as VMs allow: what comes first in a campaign depends on its seed alone.
+/// P6, as far as VMs allow: what chance makes depends on the seed alone. Coverage has the ticks of a
+/// guest in it, so what it guides differs from run to run.
 #[test]
 fn the_same_seed_makes_the_same_programs() {
     let first = |seed: &str| {
         let home = Home::new();
         let args = ["fuzz", "--programs", "12", "--jobs", "1", "--seed", seed, "--json"];
-        let more = ["--no-canaries", "--set", "confirm_times=1"];
+        let more = ["--no-canaries", "--guide", "nothing", "--set", "confirm_times=1"];
         let out = home.run(&[&args[..], &more].concat());
         assert!(matches!(out.status.code(), Some(0 | 5 | 100)), "{out:?}");
         let corpus = home.the_run().join("corpus");
