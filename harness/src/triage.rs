@@ -12,6 +12,8 @@ use std::time::Instant;
 
 /// Console bytes kept with a sighting.
 pub const EXCERPT_BYTES: usize = 128 << 10;
+/// As many of them at most are from before the report.
+const BEFORE_BYTES: usize = 32 << 10;
 
 /// The rule of what must be given back at the end of a program.
 pub const RULE_LEAK: &str = "O-10";
@@ -166,7 +168,7 @@ pub fn of_console(report: &ConsoleReport, console: &[u8]) -> Sighting {
         known: None,
         violation: None,
         observation: None,
-        console: excerpt(console),
+        console: excerpt(console, report.start as usize),
     }
 }
 
@@ -220,7 +222,7 @@ pub fn cause_of_death(
             known: None,
             violation: None,
             observation: None,
-            console: excerpt(console),
+            console: excerpt(console, console.len()),
         }));
     }
     Cause::Host(how.to_owned())
@@ -231,8 +233,15 @@ fn is_our_init(report: &ConsoleReport) -> bool {
     report.class == Class::Panic && report.title.contains("kill init")
 }
 
-fn excerpt(console: &[u8]) -> Vec<u8> {
-    console[console.len().saturating_sub(EXCERPT_BYTES)..].to_vec()
+/// Whole lines around the one at `at`, up to the end if that is not too far: a guest may go on
+/// talking for long after it reported.
+fn excerpt(console: &[u8], at: usize) -> Vec<u8> {
+    let last = console.len().saturating_sub(EXCERPT_BYTES);
+    let start = at.saturating_sub(BEFORE_BYTES).min(last);
+    let part = &console[start..console.len().min(start + EXCERPT_BYTES)];
+    let cut = start > 0 && console[start - 1] != b'\n';
+    let whole = part.iter().position(|&byte| byte == b'\n').filter(|_| cut);
+    part[whole.map_or(0, |end| end + 1)..].to_vec()
 }
 
 /// The data of finding.json for a sighting; `reproduced` = (shown, tried), (0, 0) before triage.
@@ -295,6 +304,26 @@ mod tests {
         assert!(matches!(cause(INIT, false), Cause::Host(_)));
         let both = [WARN, INIT].concat();
         assert!(matches!(cause(&both, false), Cause::Guest(s) if s.signature.contains("hugetlb")));
+    }
+
+    #[test]
+    fn a_report_is_in_its_excerpt_whatever_is_said_before_and_after() {
+        let noise = b"[    1.000000] another: line of somebody else\n".repeat(10_000);
+        let of = |console: &[u8]| match cause(console, false) {
+            Cause::Guest(sighting) => String::from_utf8(sighting.console).unwrap(),
+            Cause::Host(why) => panic!("{why}"),
+        };
+        for console in [[&noise, WARN].concat(), [WARN, &noise].concat()] {
+            assert!(console.len() > 3 * EXCERPT_BYTES);
+            let text = of(&console);
+            assert!(text.contains("WARNING: CPU") && text.contains("end trace"), "{text}");
+            assert!(text.starts_with('[') && text.len() <= EXCERPT_BYTES);
+        }
+        let both = of(&[&noise, WARN, &noise].concat());
+        let at = both.find("WARNING: CPU").unwrap();
+        assert!(at.abs_diff(BEFORE_BYTES) < 200, "{at}");
+        assert_eq!(of(WARN).as_bytes(), WARN);
+        assert_eq!(excerpt(b"", 0), b"");
     }
 
     #[test]

@@ -27,7 +27,9 @@ fn a_folder_is_a_hub_too() {
     until("the folder is there", || inside.is_dir());
     std::fs::write(inside.join(".tmp1234"), "x").unwrap();
     std::fs::write(inside.join("k.entry.A/../b".replace('/', "-")), "x").unwrap();
-    std::fs::write(inside.join("k.entry.large"), vec![0; hub::BODY_BYTES_MAX + 1]).unwrap();
+    // Whole at once: while it is written it is small enough.
+    std::fs::write(inside.join(".tmp-large"), vec![0; hub::BODY_BYTES_MAX + 1]).unwrap();
+    std::fs::rename(inside.join(".tmp-large"), inside.join("k.entry.large")).unwrap();
     std::fs::create_dir(inside.join("k.entry.folder")).unwrap();
     let mut got = Got::default();
     until("all arrive", || {

@@ -79,7 +79,8 @@ static int left(void)
 #ifdef NOISE
 static void *chatter(void *unused)
 {
-	struct timespec pause = {0, 1000000};
+	/* Some in every report, and all of them less than an excerpt of the console holds. */
+	struct timespec pause = {0, 10000000};
 
 	while (!over) {
 		say("another: line of somebody else");

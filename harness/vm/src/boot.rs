@@ -239,7 +239,8 @@ pub fn start(spec: &VmSpec, origin: Origin<'_>) -> Result<Machine, BootError> {
     let link = Link::new(link).map_err(sockets)?;
 
     let args = qemu_args(spec, fds, ram);
-    let launch = spec.jail.around(&spec.qemu, args, &jail::files(spec), spec.accel);
+    let files = jail::files(spec, matches!(origin, Origin::Snapshot(_)));
+    let launch = spec.jail.around(&spec.qemu, args, &files, spec.accel);
     let mut process = Process::start(launch, pass, stderr).map_err(|source| {
         if source.kind() == ErrorKind::NotFound {
             return BootError::NoQemu { path: spec.qemu.clone() };

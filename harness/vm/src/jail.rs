@@ -79,10 +79,12 @@ impl Jail {
     }
 }
 
-/// Files of the host a VM's QEMU opens by name. Guest memory, sockets and counters it inherits.
-pub fn files(spec: &VmSpec) -> Vec<PathBuf> {
+/// Files of the host a VM's QEMU opens by name. Guest memory, sockets and counters it inherits; a
+/// clone has kernel and initramfs in its memory.
+pub fn files(spec: &VmSpec, clone: bool) -> Vec<PathBuf> {
     let plugin = spec.cover.as_ref().map(|cover| cover.plugin.clone());
-    [spec.kernel.clone(), spec.initrd.clone()].into_iter().chain(plugin).collect()
+    let boots = [&spec.kernel, &spec.initrd].into_iter().filter(|_| !clone);
+    boots.cloned().chain(plugin).collect()
 }
 
 /// A QEMU of the distribution is in /usr; any other comes with what it loads.

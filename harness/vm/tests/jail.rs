@@ -152,7 +152,7 @@ fn the_files_of_a_vm_are_seen_and_cannot_be_changed() {
         "cat {place}/kernel {place}/initrd; cat {place}/other; echo x >{place}/kernel; ls {place}"
     );
     let args = vec!["-c".into(), line.into()];
-    let launch = jail.around(&spec.qemu, args, &vm::jail::files(&spec), spec.accel);
+    let launch = jail.around(&spec.qemu, args, &vm::jail::files(&spec, false), spec.accel);
     let log = path("log");
     let out = File::create(&log).unwrap();
     let mut process = Process::start(launch, Vec::new(), out).unwrap();

@@ -70,11 +70,19 @@ impl Folder {
             if !meta.is_file() || self.taken.get(&name) == Some(&version) {
                 continue;
             }
-            let parcel = if meta.len() <= crate::BODY_BYTES_MAX as u64 {
-                fs::read(entry.path()).ok().and_then(|body| Parcel::of_name(&name, body))
+            let body = if meta.len() <= crate::BODY_BYTES_MAX as u64 {
+                match fs::read(entry.path()) {
+                    Ok(body) => Some(body),
+                    // Removed, or its disk fails: it may be read another time.
+                    Err(error) => {
+                        tracing::debug!("{}", away(&entry.path(), &error));
+                        continue;
+                    }
+                }
             } else {
                 None
             };
+            let parcel = body.and_then(|body| Parcel::of_name(&name, body));
             // What is no parcel is not looked at again.
             self.taken.insert(name, version);
             found.extend(parcel);
