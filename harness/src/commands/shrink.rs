@@ -13,10 +13,11 @@ use crate::pool::{Pool, Replay};
 use crate::signals::Signals;
 use crate::term::{Tone, clean_str};
 use crate::triage;
+use crate::work::replays::Sum;
 use case::Program;
 use case::text::print;
 use generators::{Shrinker, Try};
-use place::{Here, Place, Seen, There};
+use place::{Here, Place, There};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -170,8 +171,8 @@ impl Shop<'_> {
             if out.is_empty() {
                 return Ok(true);
             }
-            let Some(seen) = self.place.next(self.ctx)? else { continue };
-            if let Some(next) = out.remove(&seen.key) {
+            let Some((key, seen)) = self.place.next(self.ctx)? else { continue };
+            if let Some(next) = out.remove(&key) {
                 work.judge(self.ctx, next, &seen);
             }
         }
@@ -212,12 +213,12 @@ impl Shop<'_> {
     }
 
     /// One replay by itself; `None` if the user stopped it.
-    fn alone(&mut self, replay: Replay) -> Result<Option<Seen>, ExpectedError> {
+    fn alone(&mut self, replay: Replay) -> Result<Option<Sum>, ExpectedError> {
         let key = replay.key;
         self.place.order(replay)?;
         loop {
             match self.place.next(self.ctx)? {
-                Some(seen) if seen.key == key => return Ok(Some(seen)),
+                Some((of, seen)) if of == key => return Ok(Some(seen)),
                 _ if self.signals.count() > 0 => return Ok(None),
                 _ => {}
             }
@@ -254,7 +255,7 @@ impl Work {
         }
     }
 
-    fn judge(&mut self, ctx: &Context, next: Try, seen: &Seen) {
+    fn judge(&mut self, ctx: &Context, next: Try, seen: &Sum) {
         self.tries += 1;
         let now = seen.signature.as_deref();
         let other = now.filter(|now| !triage::may_stand_for(&self.signature, now));

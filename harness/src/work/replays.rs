@@ -5,6 +5,7 @@ use super::asker::Asker;
 use super::{Question, Reply};
 use crate::context::Context;
 use crate::exit::ExpectedError;
+use crate::pool::Replayed;
 use case::Program;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,7 @@ const TOGETHER: u32 = 5;
 /// Times a question is asked again whose VM died of something else.
 const RETRIES: u32 = 2;
 
-/// What all answers come to.
+/// What some replays of a program come to, of one VM or of all answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
     pub shown: u32,
@@ -24,6 +25,7 @@ pub struct Sum {
     pub others: BTreeSet<String>,
     /// Why some replays said nothing.
     pub void: Option<String>,
+    /// Who answered at a hub.
     pub machines: BTreeSet<String>,
 }
 
@@ -45,6 +47,13 @@ pub struct Replays {
 }
 
 impl Sum {
+    /// Of a VM of this machine.
+    pub fn of(replayed: Replayed) -> Sum {
+        let Replayed { shown, tried, evidence, others, void, .. } = replayed;
+        let signature = evidence.map(|evidence| evidence.signature);
+        Sum { shown, tried, signature, others, void, ..Sum::default() }
+    }
+
     /// Adds an answer to a question for `times` replays. False: it may be worth another try.
     fn add(&mut self, machine: String, times: u32, reply: Reply) -> bool {
         self.machines.insert(machine);

@@ -1,5 +1,5 @@
-//! The QEMU process: started so that it cannot outlive us, watched through a pidfd, killed with
-//! its whole group, and always reaped.
+//! The QEMU process: started so that it dies with us ([`crate::orphans`] has the one exception),
+//! watched through a pidfd, killed with its whole group, and always reaped.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -180,8 +180,13 @@ fn kill_first_child(pid: u32) -> bool {
     if first_child(pid) != Some(child) {
         return false;
     }
+    send_kill(pidfd.as_fd())
+}
+
+/// Kills the process a pidfd is of. False if it is gone, or somebody else's.
+pub(crate) fn send_kill(pidfd: BorrowedFd<'_>) -> bool {
     let none = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a descriptor we hold, integers, and no siginfo.
+    // SAFETY: a descriptor that is open as long as it is borrowed, integers, and no siginfo.
     let sent = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0)
     };
@@ -275,7 +280,7 @@ fn spawn(command: Command) -> io::Result<Child> {
     answer.recv().map_err(|_| gone())?
 }
 
-fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     if fd < 0 {

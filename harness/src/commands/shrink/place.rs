@@ -3,11 +3,10 @@
 
 use crate::context::Context;
 use crate::exit::ExpectedError;
-use crate::pool::{Event, Order, Pool, Replay, Replayed};
+use crate::pool::{Event, Order, Pool, Replay};
 use crate::term::clean_str;
 use crate::work::asker::Asker;
 use crate::work::replays::{Replays, Sum};
-use std::collections::BTreeSet;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use vmimages::Kernel;
@@ -17,28 +16,14 @@ const BOOTS_MAX: u32 = 3;
 /// Programs that are out at a time at a hub: who works there, and how many, nobody knows.
 const OUT: usize = 8;
 
-/// How often a program showed what was looked for.
-pub struct Seen {
-    /// Of the replay that was ordered.
-    pub key: u64,
-    pub shown: u32,
-    pub tried: u32,
-    /// What it was that showed.
-    pub signature: Option<String>,
-    /// What showed instead.
-    pub others: BTreeSet<String>,
-    /// Why some replays said nothing.
-    pub void: Option<String>,
-}
-
 /// See the module's head.
 pub trait Place {
     /// Replays that may be out at a time.
     fn width(&self) -> usize;
     /// Begins a replay; there must be room for it.
     fn order(&mut self, replay: Replay) -> Result<(), ExpectedError>;
-    /// One that ended; waits for a moment.
-    fn next(&mut self, ctx: &Context) -> Result<Option<Seen>, ExpectedError>;
+    /// The key of one that ended, and what it came to; waits for a moment.
+    fn next(&mut self, ctx: &Context) -> Result<Option<(u64, Sum)>, ExpectedError>;
     fn close(self: Box<Self>);
 }
 
@@ -67,11 +52,11 @@ impl Place for Here {
         Ok(())
     }
 
-    fn next(&mut self, ctx: &Context) -> Result<Option<Seen>, ExpectedError> {
+    fn next(&mut self, ctx: &Context) -> Result<Option<(u64, Sum)>, ExpectedError> {
         match self.pool.events.recv_timeout(Duration::from_millis(100)) {
             Ok(Event::Replayed(seen)) => {
                 self.free.push(seen.slot);
-                Ok(Some(Seen::of(*seen)))
+                Ok(Some((seen.replay.key, Sum::of(*seen))))
             }
             Ok(Event::BootFailed { why, failures, .. }) if failures >= BOOTS_MAX => {
                 Err(ExpectedError::infrastructure("no VM boots", "try hgm doctor").cause(why))
@@ -96,7 +81,7 @@ impl Place for Here {
 pub struct There {
     replays: Replays,
     /// Answers that were not taken yet.
-    seen: Vec<Seen>,
+    seen: Vec<(u64, Sum)>,
 }
 
 impl There {
@@ -115,28 +100,14 @@ impl Place for There {
         self.replays.ask(key, &program, signature, times)
     }
 
-    fn next(&mut self, ctx: &Context) -> Result<Option<Seen>, ExpectedError> {
+    fn next(&mut self, ctx: &Context) -> Result<Option<(u64, Sum)>, ExpectedError> {
         if self.seen.is_empty() {
-            let done = self.replays.done(ctx)?;
-            self.seen.extend(done.into_iter().map(|(key, sum)| Seen::told(key, sum)));
+            self.seen = self.replays.done(ctx)?;
         }
         Ok(self.seen.pop())
     }
 
     fn close(self: Box<Self>) {
         self.replays.end();
-    }
-}
-
-impl Seen {
-    fn of(replayed: Replayed) -> Seen {
-        let Replayed { replay, shown, tried, evidence, others, void, .. } = replayed;
-        let signature = evidence.map(|evidence| evidence.signature);
-        Seen { key: replay.key, shown, tried, signature, others, void }
-    }
-
-    fn told(key: u64, sum: Sum) -> Seen {
-        let Sum { shown, tried, signature, others, void, .. } = sum;
-        Seen { key, shown, tried, signature, others, void }
     }
 }
