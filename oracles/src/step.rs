@@ -284,7 +284,7 @@ fn collapses(op: &Op) -> bool {
 fn finds_filled(broken: &Violation) -> bool {
     let answer = |word: &Word| matches!(word, Word::Tag(tag) if tag.serial >= HANDLER_SERIAL);
     match (broken.rule.as_str(), broken.class.as_str()) {
-        (rule, "ok->EEXIST") => [U_COPY.id, U_ZERO.id].contains(&rule),
+        (rule, "ok->EEXIST" | "EAGAIN->EEXIST") => [U_COPY.id, U_ZERO.id].contains(&rule),
         (rule, "wait->ok") => rule == F_WAIT.id,
         (rule, "tag->zero") => {
             let wanted = match &broken.expectation {
