@@ -256,7 +256,8 @@ fn jail(_: &Context) -> Found {
         Ok(_) => ok("QEMU runs in namespaces of its own"),
         Err(why) => fail(
             format!("no jail for QEMU: {}", clean_str(&why)),
-            "install bubblewrap and allow user namespaces; --set jail=off runs without",
+            "install bubblewrap and allow user namespaces (in a container: seccomp unconfined and \
+             /proc unmasked, see docs/ci.md); --set jail=off runs without",
         ),
     }
 }

@@ -229,8 +229,8 @@ fn rates(series: &Series, row: &mut impl FnMut(&str, String, &str, bool)) {
     row("memory of hgm, after a quarter", memory, "", true);
     let part = series.part(WARM, 1.0);
     let entries = part.last().map_or(0, |s| s.corpus) - part.first().map_or(0, |s| s.corpus);
-    let hours = part.last().map_or(0.0, |s| s.seconds) - part.first().map_or(0.0, |s| s.seconds);
-    let entry = growth * 1024.0 * hours / 3600.0 / entries.max(1) as f64;
+    let seconds = part.last().map_or(0.0, |s| s.seconds) - part.first().map_or(0.0, |s| s.seconds);
+    let entry = growth * 1024.0 * seconds / 3600.0 / entries.max(1) as f64;
     let text = format!("{entry:.1} KiB each of {entries}");
     let fits = entry < ENTRY_MAX;
     row("the same for each new corpus entry", text, must("below 16"), fits || !long);
