@@ -540,14 +540,19 @@ fn the_same_seed_makes_the_same_programs() {
         let age = |name: &String| fs::metadata(corpus.join(name)).unwrap().modified().unwrap();
         let mut all: Vec<String> = programs(&corpus).into_iter().collect();
         all.sort_by_key(age);
-        all.truncate(6);
+        all.truncate(8);
         all
     };
     let start = Instant::now();
     let all = ["21", "21", "22"].map(first);
     println!("{all:?}");
-    let same = all[0].iter().zip(&all[1]).filter(|(one, other)| one == other).count() as u64;
-    trials::fault("F24", "first programs of a campaign, made again", 6, 6 - same, start);
-    assert!(all[0].len() == 6 && all[0] == all[1], "{all:?}");
-    assert_ne!(all[0], all[2], "the seed says nothing");
+    // Those of one tick of the host's clock come in any order.
+    let same = |one: usize, other: usize| {
+        let found = all[one].iter().take(6).filter(|name| all[other].contains(name));
+        found.count() as u64
+    };
+    let lost = 12 - same(0, 1) - same(1, 0);
+    trials::fault("F24", "first programs of a campaign, made again", 12, lost, start);
+    assert_eq!(lost, 0, "{all:?}");
+    assert_eq!(same(0, 2), 0, "the seed says nothing: {all:?}");
 }
