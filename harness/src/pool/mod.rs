@@ -218,11 +218,6 @@ impl Pool {
     /// Starts the slots of each specification, numbered through.
     pub fn start_tiers(tiers: &[(&PoolSpec, usize)]) -> std::io::Result<Pool> {
         let (event_tx, events) = std::sync::mpsc::sync_channel(EVENTS_AHEAD);
-        let orphans = vm::orphans::end();
-        if orphans > 0 {
-            let line = format!("VMs that a killed process left behind, ended: {orphans}");
-            let _ = event_tx.try_send(Event::Note(line));
-        }
         let stop = Arc::new(AtomicU8::new(stop::RUN));
         let mut pool = Pool { events, orders: Vec::new(), threads: Vec::new(), stop: stop.clone() };
         let slots = tiers.iter().flat_map(|(spec, slots)| std::iter::repeat_n(*spec, *slots));

@@ -13,7 +13,7 @@ pub mod jail;
 mod link;
 mod mapped;
 mod memory;
-pub mod orphans;
+mod orphans;
 mod probe;
 pub mod process;
 mod qmp;

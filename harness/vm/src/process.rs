@@ -265,6 +265,10 @@ fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<Option<Sender<Order>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         keep_children();
+        let orphans = crate::orphans::end();
+        if orphans > 0 {
+            tracing::warn!("VMs that a killed process left behind, ended: {orphans}");
+        }
         let (sender, orders) = channel::<Order>();
         let thread = std::thread::Builder::new().name("spawner".into());
         let started = thread.spawn(move || {
