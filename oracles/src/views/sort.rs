@@ -39,6 +39,8 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
                 "none-armed"
             }
         }
+        // Nobody waits any more; what was filled stays.
+        None if w.collapse_refused && may_be_filled(w, vma) => "none:collapsed",
         None => "none",
         Some(Slot::Marker) if w.collapse_refused && waits() => "marker:collapsed",
         Some(Slot::Marker) => "marker",
@@ -55,6 +57,11 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
     };
     let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
     format!("{kind}-{size}-{slot}{wp}")
+}
+
+/// May a COLLAPSE that was refused have filled the file this maps?
+fn may_be_filled(w: &World, vma: &Vma) -> bool {
+    matches!(vma.backing, Backing::File { key, .. } if !vma.is_hugetlb() && w.files[key].maybe_huge)
 }
 
 /// Does another mapping of the same shmem page wait for it? Filling the file fills it there too.
