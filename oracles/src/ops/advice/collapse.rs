@@ -342,7 +342,12 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
     // Nothing mapped here: there may be no page table to put the huge page in, and the manual
     // speaks of pages mapped by the range only.
     let untouched = entries(w, cx, at).iter().flatten().all(|e| e.slot == Slot::Unsure);
-    chance.invalid = poison || untouched || vma.is_private() || vma.uffd.is_some();
+    // What was reserved behind the end of the file is not to be had, and so not to be copied
+    // (shmem_get_folio: EINVAL). Holes there are filled.
+    let end = w.files[key].size.div_ceil(PAGE);
+    let behind = w.files[key].cache.range(end.max(first)..(first + BLOCK / PAGE).max(end));
+    let reserved = behind.count() > 0;
+    chance.invalid = poison || untouched || reserved || vma.is_private() || vma.uffd.is_some();
     chance
 }
 

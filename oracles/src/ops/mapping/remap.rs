@@ -2,7 +2,8 @@
 
 use super::merge::may_merge;
 use super::{
-    AMPLE, EINVAL, ENOMEM, announce, cuts_huge, leaves_cut, populate, settle, unmap, unshare,
+    AMPLE, EINVAL, ENOMEM, announce, cuts_huge, leaves_cut, listeners, populate, settle, unmap,
+    unshare,
 };
 use crate::errno::EFAULT;
 use crate::mutants::Mutant;
@@ -12,7 +13,7 @@ use crate::touch::Touch;
 use crate::world::{AnonVma, Backing, Entry, ExpectedEvent, Node, Slot, Vma, World};
 use case::limits::PAGE;
 use case::observation::{Status, event};
-use case::{Expectation, MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures};
+use case::{Expectation, MremapFlags, Op, PageSize, Place, Prot, Share, UffdFeatures, Violation};
 
 /// A call: rounded lengths and addresses.
 #[derive(Clone, Copy)]
@@ -68,13 +69,26 @@ pub(super) fn mremap(w: &mut World, cx: &Cx<'_>) -> Out {
             return cx.errno(H082, EINVAL);
         }
     }
-    if ask.fixed || ask.dontunmap {
-        return move_to(w, cx, ask);
+    let out = if ask.fixed || ask.dontunmap {
+        move_to(w, cx, ask)
+    } else if ask.old_len >= ask.new_len {
+        shrink(w, cx, &ask)
+    } else {
+        grow(w, cx, &ask)
+    };
+    out.map_err(|broken| told(w, cx, &ask, broken))
+}
+
+/// A locked mapping that grows and moves is filled before its REMAP event is sent, and until that is
+/// read no handler may fill anything: a hang there is a class of its own (D-11).
+fn told(w: &World, cx: &Cx<'_>, ask: &Ask, mut broken: Box<Violation>) -> Box<Violation> {
+    let grows = ask.new_len > ask.old_len && ask.maymove;
+    let locked = || w.vma_at(cx.proc, ask.old).is_some_and(|vma| vma.flags.locked);
+    let asked = || listeners(w, cx.proc, ask.old, ask.old + 1, UffdFeatures::EVENT_REMAP);
+    if broken.class == "ok->hang" && grows && locked() && !asked().is_empty() {
+        broken.class.push_str(":unannounced");
     }
-    if ask.old_len >= ask.new_len {
-        return shrink(w, cx, &ask);
-    }
-    grow(w, cx, &ask)
+    broken
 }
 
 /// Unmaps a range on the way; `None` if that would cut a huge page in two.
