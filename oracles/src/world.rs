@@ -37,8 +37,9 @@ pub struct Body {
     pub poisoned: bool,
     /// The poisoned sub-pages of a huge page; none when which they are is not known.
     pub raw: BTreeSet<u32>,
-    /// MADV_FREE was called since the last store: reads old content or zero.
-    pub lazy: bool,
+    /// Processes that called MADV_FREE since the last store: they read old content or zero. Others
+    /// that map the page keep it.
+    pub lazy: BTreeSet<ProcId>,
     /// Sub-pages whose content the model cannot know: racing stores went there.
     pub vague: BTreeSet<u32>,
     /// Whether another process shares the frame was the kernel's choice: identity is not judged.
@@ -315,7 +316,7 @@ impl Body {
             words: BTreeMap::new(),
             poisoned: false,
             raw: BTreeSet::new(),
-            lazy: false,
+            lazy: BTreeSet::new(),
             vague: BTreeSet::new(),
             loose: false,
             unshared: false,
@@ -471,7 +472,7 @@ impl World {
     pub fn copy_body(&mut self, from: BodyId) -> BodyId {
         let mut copy = self.bodies[from].clone();
         copy.file = None;
-        copy.lazy = false;
+        copy.lazy.clear();
         copy.unshared = false;
         copy.poisoned = false;
         copy.raw.clear();

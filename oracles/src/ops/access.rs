@@ -3,7 +3,7 @@
 use crate::rules::*;
 use crate::step::{Cx, Out, Want};
 use crate::touch::{Access, Touch, touch};
-use crate::world::{Slot, World};
+use crate::world::{Entry, Slot, World};
 use case::limits::{PAGE, WORD_OFFSETS};
 use case::observation::{ContentRun, Output, Status, Word};
 use case::{Expectation, Op, Place, ProcId, Tag};
@@ -94,7 +94,7 @@ pub fn expect_at(w: &World, proc: ProcId, page: u64, words: [Option<u64>; 2]) ->
     let full = match entry.map(|e| e.slot) {
         Some(Slot::Page(body)) => {
             let body = &w.bodies[body];
-            expect.or_zero = body.lazy;
+            expect.or_zero = body.lazy.contains(&proc);
             let sub = World::sub_page(vma, page);
             expect.any = body.vague.contains(&sub);
             body.words(sub)
@@ -187,8 +187,12 @@ fn settle_lazy(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) {
             let sub = vma.map_or(0, |v| World::sub_page(v, page));
             let had = w.bodies[body].words(sub);
             let gone = |i: usize| got[i] == Word::Zero && had[i] != Word::Zero;
-            let lost = w.bodies[body].lazy && (gone(0) || gone(1));
-            if lost {
+            let lost = w.bodies[body].lazy.contains(&cx.proc) && (gone(0) || gone(1));
+            if lost && w.mapcount(body) > 1 {
+                // Whoever else maps it has it still.
+                let unsure = Entry { slot: Slot::Unsure, wp: false };
+                w.set_entry(cx.proc, page, Some(unsure));
+            } else if lost {
                 w.bodies[body].words.clear();
             }
         }
@@ -239,7 +243,7 @@ fn store(w: &mut World, cx: &Cx<'_>, page: u64, words: [Option<u64>; 2]) {
             now[i] = tag;
         }
     }
-    body.lazy = false;
+    body.lazy.clear();
     body.set(sub, now);
     if words.iter().all(Option::is_some) {
         body.vague.remove(&sub);

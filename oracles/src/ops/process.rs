@@ -102,8 +102,12 @@ fn copy_vma(w: &mut World, from: ProcId, child: ProcId, parent: &Proc, vma: &Vma
         // What is mapped in pieces is copied in the same pieces; an empty table is not.
         let size = w.node(from, vma, *at).size;
         w.make_tables(child, &copy, *at, size);
-        if let Some(entry) = copy_entry(w, *entry, keeps_wp) {
-            w.set_entry(child, *at, Some(entry));
+        let Some(entry) = copy_entry(w, *entry, keeps_wp) else { continue };
+        w.set_entry(child, *at, Some(entry));
+        if let Slot::Page(body) = entry.slot
+            && w.bodies[body].lazy.contains(&from)
+        {
+            w.bodies[body].lazy.insert(child);
         }
     }
 }

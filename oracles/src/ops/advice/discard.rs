@@ -82,10 +82,8 @@ pub(super) fn free(w: &mut World, cx: &Cx<'_>, part: &Part) -> Step {
         })
         .collect();
     for body in bodies {
-        // Pages that others map too are left alone.
-        if w.mapcount(body) == 1 {
-            w.bodies[body].lazy = true;
-        }
+        // Pages that others map too may be left alone, or given up as soon as they do not.
+        w.bodies[body].lazy.insert(cx.proc);
     }
     if let Some(p) = w.proc_mut(cx.proc) {
         // Poison entries are freed with the rest: the next touch gets a fresh page
@@ -133,7 +131,7 @@ fn paged_out(w: &mut World, cx: &Cx<'_>, part: &Part) {
     for (at, entry) in entries {
         let Slot::Page(body) = entry.slot else { continue };
         let gone = seen_bits(cx, cx.proc, at).is_some_and(|bits| bits & pm::PRESENT == 0);
-        let (file, lazy) = (w.bodies[body].file.is_some(), w.bodies[body].lazy);
+        let (file, lazy) = (w.bodies[body].file.is_some(), w.bodies[body].lazy.contains(&cx.proc));
         let now = match (gone, file) {
             (true, true) if entry.wp => Some(Entry { slot: Slot::Marker, wp: true }),
             (true, true) => None,

@@ -4,10 +4,10 @@ use super::{AMPLE, EINVAL, ENOMEM, U070, cuts_huge, populate, unmap};
 use crate::mutants::Mutant;
 use crate::ops::file::space::{Room, room, took};
 use crate::rules::*;
-use crate::step::{Cx, Out, Want};
+use crate::step::{Cx, Out, Want, seen_bits};
 use crate::world::{AnonVma, Backing, FileKey, Resv, Vma, VmaFlags, World};
 use case::limits::PAGE;
-use case::observation::View;
+use case::observation::{View, pm};
 use case::{Family, MmapFlags, Op, PageSize, Prot, Seals, Share};
 
 /// A call, with everything looked up.
@@ -50,8 +50,10 @@ pub(super) fn mmap(w: &mut World, cx: &Cx<'_>) -> Out {
     }
     if !errors.is_empty() {
         cx.pick(if cut { V003 } else { V006 }, &errors)?;
-        // The old range goes before the seal is looked at on 6.1, after it on 6.12.
-        let early = w.family == Family::U61 && !cut;
+        // The old range goes before the seal is looked at on 6.1, after it on 6.12. Against a seal of
+        // all writes 6.1 is asked first, too (mmap_region, mapping_map_writable).
+        let asked_first = ask.file.is_some_and(|(key, _)| w.files[key].seals.has(Seals::WRITE));
+        let early = w.family == Family::U61 && !cut && !asked_first;
         failed(w, cx, &ask, early);
         return Ok(());
     }
@@ -105,8 +107,15 @@ fn failed(w: &mut World, cx: &Cx<'_>, ask: &Ask, gone: bool) {
     }
 }
 
-/// Whether a look after the op shows a mapping in the range.
+/// Whether a look after the op shows a mapping in the range. Of a look at the tables only a page
+/// tells something.
 fn seen_mapped(cx: &Cx<'_>, ask: &Ask) -> Option<bool> {
+    let pages = || (ask.start..ask.end).step_by(PAGE as usize);
+    let page = |at| seen_bits(cx, cx.proc, at).is_some_and(|bits| bits & pm::PRESENT != 0);
+    seen_vmas(cx, ask).or_else(|| pages().any(page).then_some(true))
+}
+
+fn seen_vmas(cx: &Cx<'_>, ask: &Ask) -> Option<bool> {
     cx.obs.views.iter().find_map(|view| match view {
         View::Vmas { proc, at, len, vmas } => {
             let covers = at.addr() <= ask.start && at.addr() + len >= ask.end;

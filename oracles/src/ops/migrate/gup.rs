@@ -257,6 +257,6 @@ fn arrive(w: &mut World, cx: &Cx<'_>, page: u64, start: u64, end: u64) {
             now[i] = tag;
         }
     }
-    body.lazy = false;
+    body.lazy.clear();
     body.set(sub, now);
 }
