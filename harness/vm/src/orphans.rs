@@ -13,7 +13,7 @@ use std::path::Path;
 const HEIRS: &[&str] = &["init", "systemd"];
 /// In the name of each of our VMs.
 const NAME: &str = "guest=hgm ";
-/// Longest command line that is read, in bytes.
+/// Bytes of a command line that are looked at.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// Ends those of this user; gives how many there were.

@@ -145,6 +145,10 @@ fn near_a_pin(w: &World, body: usize) -> bool {
 fn exit(w: &mut World, cx: &Cx<'_>) -> Out {
     cx.only(P_EXIT, Want::OkAny)?;
     w.procs.remove(&cx.proc);
+    // The next process of that name freed nothing yet.
+    for body in &mut w.bodies {
+        body.lazy.remove(&cx.proc);
+    }
     let (pins, owner) = (&mut w.pins, &w.pin_owner);
     pins.retain(|id, _| owner.get(id) != Some(&cx.proc));
     Ok(())
