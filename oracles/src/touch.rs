@@ -170,8 +170,10 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
     }
     let user = matches!(cx.op, Op::Read { .. } | Op::Write { .. });
     let (unit, entry) = w.slot(proc, vma, addr);
-    let had = seen_bits(cx, proc, unit).is_some_and(|b| b & pm::PRESENT != 0)
-        || taken_by_failure(w, cx, vma);
+    let bits = seen_bits(cx, proc, unit).filter(|bits| bits & pm::PRESENT != 0);
+    let had = bits.is_some() || taken_by_failure(w, cx, vma);
+    // The call may have failed further on: a page of its own says that this touch did not.
+    let own = bits.is_some_and(|b| b & pm::FILE == 0 && b & pm::EXCLUSIVE != 0);
     let refused = match cx.op {
         Op::Read { .. } | Op::Write { .. } => matches!(cx.obs.status, Status::Signal(s)
             if (s.signo, s.code) == (7, 2) && same_page(s.at, addr)),
@@ -188,7 +190,7 @@ fn out_of_luck(w: &World, cx: &Cx<'_>, proc: ProcId, addr: u64, access: Access) 
                 (user || !had) && (copies || w.cached(vma, addr).is_none())
             }
             Some(Slot::Page(body)) => {
-                copies && (w.bodies[body].file.is_some() || w.mapcount(body) > 1)
+                copies && !own && (w.bodies[body].file.is_some() || w.mapcount(body) > 1)
             }
             _ => false,
         }
