@@ -78,6 +78,7 @@ pub const CHECKS: &[(&str, Look)] = &[
     ("kvm", kvm),
     ("namespaces", namespaces),
     ("jail", jail),
+    ("user", user),
     ("agent", agent),
     ("coverage", coverage),
     ("kernels", kernels),
@@ -262,6 +263,31 @@ fn jail(_: &Context) -> Found {
     }
 }
 
+/// What got out of QEMU and of the jail would be who started it (J8).
+fn user(_: &Context) -> Found {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    who(nix::unistd::geteuid().as_raw(), &map)
+}
+
+/// A root of a user namespace that maps it to somebody else is not the host's.
+fn who(uid: u32, map: &str) -> Found {
+    if uid != 0 {
+        return ok(format!("user {uid}"));
+    }
+    let first = map.lines().find_map(|line| {
+        let mut words = line.split_whitespace().map(str::parse::<u32>);
+        let (inside, outside) = (words.next()?.ok()?, words.next()?.ok()?);
+        (inside == 0).then_some(outside)
+    });
+    match first {
+        Some(outside) if outside != 0 => ok(format!("root here, user {outside} outside")),
+        _ => warn(
+            "this is root: what got out of QEMU and its jail would be root too",
+            "run hgm as an ordinary user; only what installs packages needs root",
+        ),
+    }
+}
+
 fn agent(_: &Context) -> Found {
     match assets::agent() {
         Ok(path) => ok(path.display().to_string()),
@@ -375,4 +401,20 @@ fn read_head(path: &Path) -> Option<String> {
     let mut text = String::new();
     fs::File::open(path).ok()?.take(4096).read_to_string(&mut text).ok()?;
     Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_root_of_the_host_is_warned_of() {
+        let whole = "         0          0 4294967295\n";
+        assert_eq!(who(1000, whole).0, State::Ok);
+        assert_eq!(who(0, whole).0, State::Warn);
+        assert_eq!(who(0, "").0, State::Warn, "nothing says that it is not");
+        let (state, detail, _) = who(0, "0 1000 1\n1 100000 65536\n");
+        assert_eq!((state, detail.as_str()), (State::Ok, "root here, user 1000 outside"));
+        assert_eq!(who(0, "garbage\n1 5 7\n").0, State::Warn);
+    }
 }
