@@ -382,12 +382,16 @@ fn events(w: &World, cx: &Cx<'_>) -> Out {
     // The right fault at a differently rounded address breaks another rule.
     let moved = wants.iter().any(|want| want.event == got.event && want.flags == got.flags);
     let rule = if moved && got.event == event::PAGEFAULT { F_EVENT_ADDR } else { F_NO_EVENT };
-    let class = format!("extra:{}", event_name(got.event, got.flags));
-    let broken = cx.broken(rule, &class, "no such event", events_text(&cx.obs.events));
     let at = match got.at {
         Spot::In(place) if got.event != event::FORK => Some(place),
         _ => None,
     };
+    // Mapped once, and unmapped by D-09.
+    let vma = at.and_then(|place| w.vma_at(ProcId(0), place.addr()));
+    let again = vma.is_some_and(|vma| w.head_punched(vma)) && got.flags & event::FLAG_MINOR != 0;
+    let again = if again { ":head-punched" } else { "" };
+    let class = format!("extra:{}{again}", event_name(got.event, got.flags));
+    let broken = cx.broken(rule, &class, "no such event", events_text(&cx.obs.events));
     let FaultSeen { uffd, event, flags, .. } = *got;
     Err(broken.expecting(Expectation::Event { uffd, event, flags, at, on: false }))
 }

@@ -104,18 +104,16 @@ fn cause_of_hang(program: &Program, line: u16) -> Option<&'static str> {
 
 /// Glob with `*` only.
 fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(first) = parts.next() else { return false };
+    let Some((first, others)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let mut last_was_open = pattern.contains('*');
-    for part in parts {
-        last_was_open = part.is_empty();
+    let (middle, last) = others.rsplit_once('*').unwrap_or(("", others));
+    for part in middle.split('*') {
         match rest.find(part) {
             Some(at) => rest = &rest[at + part.len()..],
             None => return false,
         }
     }
-    rest.is_empty() || last_was_open
+    rest.ends_with(last)
 }
 
 #[cfg(test)]
@@ -156,5 +154,9 @@ mod tests {
         assert!(matches("A/*", "A/x/y"));
         assert!(!matches("A/*", "B/x"));
         assert!(!matches("A/*/c", "A/x/d"));
+        assert!(matches("A/*c", "A/xcyc"), "the last part is the end, not the first that fits");
+        assert!(matches("A/*/*-base:x", "A/op/a-base-base:x"));
+        assert!(!matches("A*A", "A"), "parts do not overlap");
+        assert!(matches("*", "") && !matches("", "A"));
     }
 }

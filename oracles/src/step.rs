@@ -4,12 +4,12 @@
 use crate::rules::{
     F_CONTENT, F_EOF, F_WAIT, H007, H010, H020, H040, RuleRef, U_CONTINUE, U_COPY, U_ZERO,
 };
-use crate::world::World;
+use crate::world::{Vma, World};
 use case::expect::Wanted;
 use case::limits::PAGE;
 use case::observation::{LineObs, SignalSeen, Spot, Status, View, Word};
 use case::program::HANDLER_SERIAL;
-use case::{Expectation, Op, OpKind, PageSize, Place, ProcId, Violation};
+use case::{Expectation, Op, OpKind, PageSize, Place, ProcId, UffdModes, Violation};
 use std::cell::RefCell;
 
 /// `Err` is boxed: it is large and rare.
@@ -267,6 +267,9 @@ pub fn step(w: &mut World, cx: &Cx<'_>) -> Out {
         if w.collapse_refused && finds_filled(&broken) {
             broken.class.push_str(":collapsed");
         }
+        if finds_unmapped(w, cx, &broken) {
+            broken.class.push_str(":head-punched");
+        }
         if w.wp_forked && cx.proc != ProcId(0) && broken.class.ends_with("->hang") {
             broken.class.push_str(":wp-forked");
         }
@@ -294,6 +297,27 @@ fn finds_filled(broken: &Violation) -> bool {
             rule == F_CONTENT.id && wanted.iter().all(answer)
         }
         (rule, _) => rule == U_CONTINUE.id,
+    }
+}
+
+/// Is this what one meets where a punch at the start of the file unmapped all of it (D-09): room for
+/// CONTINUE, and minor faults that somebody may never answer?
+fn finds_unmapped(w: &World, cx: &Cx<'_>, broken: &Violation) -> bool {
+    let (Op::Continue { at, len, .. }
+    | Op::Read { at, len }
+    | Op::Write { at, len }
+    | Op::Mlock { at, len, .. }
+    | Op::Madvise { at, len, .. }
+    | Op::Pin { at, len, .. }) = cx.op
+    else {
+        return false;
+    };
+    let vmas = w.vmas_in(cx.proc, at.addr(), at.addr() + len.0);
+    let minor = |vma: &Vma| w.head_punched(vma) && vma.armed(UffdModes::MINOR);
+    match broken.class.as_str() {
+        "EEXIST->ok" => broken.rule == U_CONTINUE.id && vmas.iter().any(|vma| w.head_punched(vma)),
+        "ok->hang" | "ok->EFAULT" => vmas.iter().any(minor),
+        _ => false,
     }
 }
 

@@ -68,8 +68,8 @@ pub struct File {
     pub mounted: bool,
     /// Processes that hold a descriptor.
     pub open_in: BTreeSet<ProcId>,
-    /// Bytes at its start were punched that are not a whole page: what its mappings show since is a
-    /// class of its own (D-09).
+    /// Bytes inside its first page were punched: what its mappings show since is a class of its own
+    /// (D-09).
     pub head_punched: bool,
     /// shmem: a COLLAPSE may have made cached pages huge, so faults may map 2 MiB at once.
     pub maybe_huge: bool,
@@ -493,6 +493,10 @@ impl World {
     pub fn vmas_in(&self, proc: ProcId, start: u64, end: u64) -> Vec<Vma> {
         let Some(p) = self.procs.get(&proc) else { return Vec::new() };
         p.vmas.range(..end).map(|(_, v)| v).filter(|v| v.end > start).cloned().collect()
+    }
+    /// Is this of a file that was unmapped whole by a punch inside its first page (D-09)?
+    pub fn head_punched(&self, vma: &Vma) -> bool {
+        matches!(vma.backing, Backing::File { key, .. } if self.files[key].head_punched)
     }
     /// True if [start, end) has an address without a VMA.
     pub fn has_hole(&self, proc: ProcId, start: u64, end: u64) -> bool {

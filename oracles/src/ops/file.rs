@@ -168,7 +168,7 @@ fn punch(w: &mut World, cx: &Cx<'_>, key: FileKey, off: u64, len: u64) -> Out {
         return cx.errno(H030, EPERM);
     }
     cx.only(H030, Want::Ok(0))?;
-    w.files[key].head_punched |= off == 0 && len < PAGE && !w.files[key].page.is_huge();
+    w.files[key].head_punched |= off + len < PAGE && !w.files[key].page.is_huge();
     space::punch(w, cx, key, off, off + len);
     Ok(())
 }

@@ -41,6 +41,7 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
         }
         // Nobody waits any more; what was filled stays.
         None if w.collapse_refused && may_be_filled(w, vma) => "none:collapsed",
+        None if w.head_punched(vma) => "none:head-punched",
         None => "none",
         Some(Slot::Marker) if w.collapse_refused && waits() => "marker:collapsed",
         Some(Slot::Marker) => "marker",

@@ -118,7 +118,9 @@ fn entries_without_rights(w: &World, proc: ProcId, obs: &VmaObs) -> bool {
 pub(super) fn numbers(w: &World, cx: &Cx<'_>, proc: ProcId, obs: &VmaObs, sums: &Sums) -> Out {
     let rss = field(&obs.kb, "Rss").unwrap_or(0);
     if rss < sums.rss_min || rss > sums.rss_max {
+        let punched = w.vma_at(proc, obs.at.addr()).is_some_and(|vma| w.head_punched(vma));
         let class = match (rss < sums.rss_min, entries_without_rights(w, proc, obs)) {
+            (true, _) if punched => "less:head-punched",
             (true, true) => "less:prot-none",
             (true, false) => "less",
             (false, _) => "more",
