@@ -1,9 +1,13 @@
 //! What the guest prints: kept in bounded memory, first and last parts, with a count of what was
 //! dropped in between. The reader thread never stops reading, so a flood cannot stall QEMU.
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +20,8 @@ pub const PIN_BYTES: usize = 1 << 20;
 pub const TAIL_BYTES: usize = 1 << 20;
 /// Written to console.log at most, in bytes.
 const LOG_BYTES_MAX: u64 = 16 << 20;
+/// More than a socket holds that nobody reads, in bytes.
+const PENDING_BYTES_MAX: usize = 4 << 20;
 
 /// Bounded memory of a stream. Offsets count every byte ever seen.
 #[derive(Debug, Default)]
@@ -80,64 +86,121 @@ impl Ring {
     }
 }
 
+/// Our end of the stream with what came out of it. One lock for both: whoever holds it and finds the
+/// stream empty has seen everything that was written.
+#[derive(Debug)]
+struct Intake {
+    stream: UnixStream,
+    ring: Ring,
+    log: Option<File>,
+    /// Bytes console.log still takes.
+    room: u64,
+    chunk: Vec<u8>,
+}
+
+impl Intake {
+    /// Takes one piece of what is there, and says its length. Never waits.
+    fn take(&mut self) -> usize {
+        if self.ring.ended {
+            return 0;
+        }
+        match recv(self.stream.as_raw_fd(), &mut self.chunk, MsgFlags::MSG_DONTWAIT) {
+            Ok(n @ 1..) => {
+                self.keep(n);
+                n
+            }
+            Err(Errno::EINTR | Errno::EAGAIN) => 0,
+            _ => {
+                self.ring.ended = true;
+                0
+            }
+        }
+    }
+
+    fn keep(&mut self, n: usize) {
+        let bytes = &self.chunk[..n];
+        self.ring.push(bytes);
+        let logged = self.room.min(n as u64);
+        self.room -= logged;
+        if let Some(file) = &mut self.log
+            && file.write_all(&bytes[..logged as usize]).is_err()
+        {
+            self.log = None; // a full disk must not end the console
+        }
+    }
+
+    /// Takes what was written before the call, or as much of a flood as a socket holds.
+    fn take_all(&mut self) {
+        let mut taken = 0;
+        while taken < PENDING_BYTES_MAX {
+            match self.take() {
+                0 => break,
+                n => taken += n,
+            }
+        }
+    }
+}
+
 /// The console of one VM.
 #[derive(Clone, Debug)]
 pub struct Console {
-    shared: Arc<(Mutex<Ring>, Condvar)>,
+    shared: Arc<(Mutex<Intake>, Condvar)>,
 }
 
 impl Console {
     /// Starts the reader thread on QEMU's end of the console; it ends when the stream does.
-    pub fn start(mut stream: UnixStream, mut log: Option<File>) -> std::io::Result<Console> {
-        let console = Console { shared: Arc::default() };
-        let writer = console.clone();
+    pub fn start(stream: UnixStream, log: Option<File>) -> std::io::Result<Console> {
+        let awaited = stream.try_clone()?;
+        let chunk = vec![0; 32 << 10];
+        let intake = Intake { stream, ring: Ring::default(), log, room: LOG_BYTES_MAX, chunk };
+        let console = Console { shared: Arc::new((Mutex::new(intake), Condvar::new())) };
+        let reader = console.clone();
         std::thread::Builder::new().name("console".into()).stack_size(128 << 10).spawn(
             move || {
-                let mut chunk = vec![0u8; 32 << 10];
-                let mut room = LOG_BYTES_MAX;
                 loop {
-                    match stream.read(&mut chunk) {
-                        Ok(n @ 1..) => {
-                            writer.lock().push(&chunk[..n]);
-                            let n = room.min(n as u64);
-                            room -= n;
-                            if let Some(file) = &mut log
-                                && file.write_all(&chunk[..n as usize]).is_err()
-                            {
-                                log = None; // a full disk must not end the console
-                            }
-                        }
-                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                        _ => break,
+                    let mut fds = [PollFd::new(awaited.as_fd(), PollFlags::POLLIN)];
+                    let ready = poll(&mut fds, PollTimeout::NONE);
+                    let mut intake = reader.lock();
+                    intake.ring.ended |= ready.is_err_and(|error| error != Errno::EINTR);
+                    intake.take();
+                    if intake.ring.ended {
+                        break;
                     }
                 }
-                writer.lock().ended = true;
-                writer.shared.1.notify_all();
+                reader.shared.1.notify_all();
             },
         )?;
         Ok(console)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ring> {
+    fn lock(&self) -> MutexGuard<'_, Intake> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes seen so far. The place becomes the mark whose following bytes are kept even if a
+    /// What the guest wrote before it said something on its link is counted when that was heard:
+    /// the reader thread may be behind.
+    fn lock_read(&self) -> MutexGuard<'_, Intake> {
+        let mut intake = self.lock();
+        intake.take_all();
+        intake
+    }
+
+    /// Bytes written so far. The place becomes the mark whose following bytes are kept even if a
     /// flood comes after them.
     pub fn mark(&self) -> u64 {
-        self.lock().mark()
+        self.lock_read().ring.mark()
     }
 
     /// What is kept from `mark` on.
     pub fn since(&self, mark: u64) -> Vec<u8> {
-        self.lock().since(mark)
+        self.lock_read().ring.since(mark)
     }
 
     /// Waits, but not for long, until everything a dead QEMU wrote has been read.
     pub fn wait_end(&self, timeout: Duration) {
         let (_, ended) = &*self.shared;
         let guard = self.lock();
-        drop(ended.wait_timeout_while(guard, timeout, |ring| !ring.ended));
+        drop(ended.wait_timeout_while(guard, timeout, |intake| !intake.ring.ended));
     }
 }
 
@@ -205,6 +268,20 @@ mod tests {
         ring.push(&numbered(0, 4 * TAIL_BYTES));
         assert_eq!(ring.tail.len(), TAIL_BYTES);
         assert_eq!(ring.since(ring.total - 3), numbered(4 * TAIL_BYTES - 3, 4 * TAIL_BYTES));
+    }
+
+    /// The link is another stream with another reader: what it says last must not overtake.
+    #[test]
+    fn what_was_written_is_counted_at_once() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let console = Console::start(ours, None).unwrap();
+        for n in 1..=2000 {
+            (&theirs).write_all(b"0123456789").unwrap();
+            let mark = console.mark();
+            assert_eq!(mark, 11 * n - 1);
+            (&theirs).write_all(b"x").unwrap();
+            assert_eq!(console.since(mark), b"x");
+        }
     }
 
     #[test]
