@@ -14,6 +14,7 @@ mod link;
 mod mapped;
 mod memory;
 mod orphans;
+mod pidfd;
 mod probe;
 pub mod process;
 mod qmp;

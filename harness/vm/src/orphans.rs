@@ -3,7 +3,7 @@
 //! is left over waits for nobody, and takes memory and a CPU; whoever starts VMs next ends it. Never
 //! here: VMs of anybody who lives, whoever that is.
 
-use crate::process::{open_pidfd, send_kill};
+use crate::pidfd;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -29,9 +29,9 @@ fn end_one(pid: u32, uid: u32) -> Option<()> {
     if fs::metadata(&proc).ok()?.uid() != uid || !is_orphan(pid) {
         return None;
     }
-    let pidfd = open_pidfd(pid).ok()?;
+    let pidfd = pidfd::open(pid).ok()?;
     // Still one, so the descriptor is of it and not of a later bearer of the number.
-    (is_orphan(pid) && send_kill(pidfd.as_fd())).then_some(())
+    (is_orphan(pid) && pidfd::send_kill(pidfd.as_fd())).then_some(())
 }
 
 fn is_orphan(pid: u32) -> bool {

@@ -1,6 +1,7 @@
 //! The QEMU process: started so that it dies with us ([`crate::orphans`] has the one exception),
 //! watched through a pidfd, killed with its whole group, and always reaped.
 
+use crate::pidfd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, killpg};
@@ -8,7 +9,7 @@ use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -74,7 +75,7 @@ impl Process {
         let mut child = spawn(command)?;
         drop(pass);
         let pid = child.id();
-        match open_pidfd(pid) {
+        match pidfd::open(pid) {
             Ok(pidfd) => Ok(Process { walled, child: Some(child), pidfd, pid, status: None }),
             Err(error) => {
                 let _ = child.kill();
@@ -175,22 +176,12 @@ impl Drop for Process {
 /// Kills the process that `pid`, which is ours and not reaped, waits for. False if there is none.
 fn kill_first_child(pid: u32) -> bool {
     let Some(child) = first_child(pid) else { return false };
-    let Ok(pidfd) = open_pidfd(child) else { return false };
+    let Ok(pidfd) = pidfd::open(child) else { return false };
     // Still its child, so the descriptor is of the child and not of a later bearer of the number.
     if first_child(pid) != Some(child) {
         return false;
     }
-    send_kill(pidfd.as_fd())
-}
-
-/// Kills the process a pidfd is of. False if it is gone, or somebody else's.
-pub(crate) fn send_kill(pidfd: BorrowedFd<'_>) -> bool {
-    let none = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a descriptor that is open as long as it is borrowed, integers, and no siginfo.
-    let sent = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0)
-    };
-    sent == 0
+    pidfd::send_kill(pidfd.as_fd())
 }
 
 fn first_child(pid: u32) -> Option<u32> {
@@ -282,16 +273,6 @@ fn spawn(command: Command) -> io::Result<Child> {
     let (reply, answer) = channel();
     spawner.as_ref().ok_or_else(gone)?.send(Order { command, reply }).map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
-}
-
-pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// Whether `fd` becomes readable (or ends) within `timeout`.
