@@ -11,8 +11,6 @@ use vm::{Death, DeathKind, Vm};
 
 /// Ends of programs remembered, to say which one a console report belongs to.
 const MARKS_MAX: usize = 512;
-/// Bytes the console may gain between two looks at it without having lost any.
-const RING_SLACK: u64 = 64 << 10;
 /// Time for the rest of a report to arrive after a guest died.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
 /// The same where the guest never stops talking.
@@ -37,6 +35,8 @@ pub(super) struct Live {
     base: u64,
     /// Console bytes seen, up to where the scanner has read.
     scanned: u64,
+    /// Bytes the scanner got: fewer than were seen where a flood was cut.
+    fed: u64,
     /// Where in the scanner's stream each of the last programs ended.
     marks: VecDeque<(u64, Job)>,
     /// Signatures of this VM's reports. A kernel that goes on may say the same a thousand times.
@@ -59,6 +59,7 @@ impl Live {
             scanner: Scanner::new(),
             base: scanned,
             scanned,
+            fed: 0,
             marks: VecDeque::new(),
             told: BTreeSet::new(),
         }
@@ -84,23 +85,16 @@ impl Live {
     }
 
     fn feed(&mut self) -> Vec<Report> {
-        let bytes = self.vm.console_since(self.scanned);
-        if bytes.is_empty() {
-            return Vec::new();
-        }
-        // A console that ran over gives fewer bytes than it counted: go on from its end.
-        let lost = self.vm.console_len().saturating_sub(self.scanned + bytes.len() as u64);
-        self.scanned += bytes.len() as u64;
-        if lost > RING_SLACK {
-            self.scanned = self.vm.console_len();
-        }
+        let (bytes, end) = self.vm.console_read(self.scanned);
+        self.scanned = end;
+        self.fed += bytes.len() as u64;
         self.scanner.push(&bytes)
     }
 
     /// Reads what the console got since the last look; `job` has just ended.
     pub(super) fn read_console(&mut self, job: &Job) -> Vec<(Job, Sighting)> {
         let reports = self.feed();
-        self.marks.push_back((self.scanned - self.base, job.clone()));
+        self.marks.push_back((self.fed, job.clone()));
         if self.marks.len() > MARKS_MAX {
             self.marks.pop_front();
         }
@@ -122,7 +116,7 @@ impl Live {
         reports.extend(std::mem::take(&mut self.scanner).finish());
         let named = self.name_guilty(reports);
         // The next scanner's stream starts here.
-        self.base = self.scanned;
+        (self.base, self.fed) = (self.scanned, 0);
         self.marks.clear();
         named
     }

@@ -196,6 +196,12 @@ impl Console {
         self.lock_read().ring.since(mark)
     }
 
+    /// What is kept from `from` on, and the mark behind it.
+    pub fn read(&self, from: u64) -> (Vec<u8>, u64) {
+        let mut intake = self.lock_read();
+        (intake.ring.since(from), intake.ring.mark())
+    }
+
     /// Waits, but not for long, until everything a dead QEMU wrote has been read.
     pub fn wait_end(&self, timeout: Duration) {
         let (_, ended) = &*self.shared;
@@ -281,6 +287,7 @@ mod tests {
             assert_eq!(mark, 11 * n - 1);
             (&theirs).write_all(b"x").unwrap();
             assert_eq!(console.since(mark), b"x");
+            assert_eq!(console.read(mark), (b"x".to_vec(), mark + 1));
         }
     }
 

@@ -410,6 +410,12 @@ impl Vm {
         }
     }
 
+    /// What is kept of the console from offset `from` on, and the offset behind it, from which on
+    /// bytes are kept in preference: the next `from`.
+    pub fn console_read(&self, from: u64) -> (Vec<u8>, u64) {
+        self.machine.console.read(from)
+    }
+
     /// What is kept of the console from offset `mark` on; never blocks.
     pub fn console_since(&self, mark: u64) -> Vec<u8> {
         self.machine.console.since(mark)
