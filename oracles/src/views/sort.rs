@@ -3,7 +3,7 @@
 use crate::ops::file::zap;
 use crate::world::{Backing, Entry, Slot, Vma, World};
 use case::limits::PAGE;
-use case::{PageSize, ProcId, Share, UffdModes};
+use case::{PageSize, ProcId, Seals, Share, UffdModes};
 
 /// The sort of an entry with the size of its node, if that is not the mapping's page size.
 pub fn node_class(w: &World, proc: ProcId, vma: &Vma, unit: u64, entry: Option<Entry>) -> String {
@@ -32,6 +32,7 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
     // Somebody waits for a page that appears here without an event.
     let waits = || vma.armed(UffdModes::MISSING) || awaited(w, vma, unit);
     let slot = match entry.map(|e| e.slot) {
+        None if behind_the_seal(w, vma, unit) => "none:sealed-file",
         None if waits() => {
             if w.collapse_refused {
                 "none-armed:collapsed"
@@ -58,6 +59,13 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
     };
     let wp = if entry.is_some_and(|e| e.wp) { "-wp" } else { "" };
     format!("{kind}-{size}-{slot}{wp}")
+}
+
+/// Is this behind the end of a file that must not grow, mapped all the same?
+fn behind_the_seal(w: &World, vma: &Vma, unit: u64) -> bool {
+    let Some((key, idx)) = vma.file_unit(unit).filter(|_| w.sealed_file) else { return false };
+    let file = &w.files[key];
+    file.seals.has(Seals::GROW) && idx * vma.unit_bytes() >= file.size
 }
 
 /// May a COLLAPSE that was refused have filled the file this maps?
