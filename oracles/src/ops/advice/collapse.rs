@@ -33,12 +33,34 @@ pub(super) fn collapse(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out 
     // pieces again after it.
     let before: Vec<Vma> =
         w.proc(cx.proc).map_or(Vec::new(), |p| p.vmas.values().cloned().collect());
+    let behind = waited_for_behind(w, cx, start, end);
     let merged = join(w, cx, start, end);
     let out = joined(w, cx, start, end, merged);
     if merged {
         divide(w, cx, &before);
     }
-    out
+    out.map_err(|mut broken| {
+        if behind && cx.obs.status == Status::Err(EBUSY as u16) {
+            broken.class.push_str(":behind");
+        }
+        broken
+    })
+}
+
+/// Is the page of the file behind a block with holes waited for (D-12)?
+fn waited_for_behind(w: &World, cx: &Cx<'_>, start: u64, end: u64) -> bool {
+    w.vmas_in(cx.proc, start, end).into_iter().any(|vma| {
+        let Backing::File { key, off } = vma.backing else { return false };
+        let part = Part { start: vma.start.max(start), end: vma.end.min(end), vma };
+        let Some((first, last)) = part.blocks().filter(|_| !part.vma.is_hugetlb()) else {
+            return false;
+        };
+        (first..last).step_by(BLOCK as usize).any(|at| {
+            let (from, to) = (off + (at - part.vma.start), off + (at - part.vma.start) + BLOCK);
+            let cached = w.files[key].cache.range(from / PAGE..to / PAGE).count();
+            cached < (BLOCK / PAGE) as usize && waited_for(w, key, to, to + PAGE)
+        })
+    })
 }
 
 /// Undoes what `join` did to the VMAs.
