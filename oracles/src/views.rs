@@ -18,7 +18,7 @@ use crate::step::{Cx, Out};
 use crate::touch::prepared;
 use crate::world::{Backing, BodyId, Entry, Slot, Vma, World};
 use case::limits::PAGE;
-use case::observation::{PageRun, View, VmaObs, Word, pm};
+use case::observation::{PageRun, View, VmaObs, pm};
 use case::{Expectation, Family, PageSize, Place, ProcId, Share, UffdModes, Violation};
 
 /// Frame id the agent gives every shared zero page.
@@ -159,7 +159,7 @@ fn settle_all(w: &mut World, proc: ProcId, at: Place, runs: &[PageRun]) {
         let end = addr + u64::from(run.pages) * PAGE;
         let Some(p) = w.proc(proc) else { return };
         let zeroed = run.frame == ZERO_FRAME && w.family == Family::U612 && w.profile.thp;
-        let open = |e: &Entry| e.slot == Slot::Unsure || zeroed && holds_zeroes(w, e);
+        let open = |e: &Entry| e.slot == Slot::Unsure || zeroed && w.holds_zeroes(e);
         let unsure: Vec<u64> =
             p.entries.range(addr..end).filter(|(_, e)| open(e)).map(|(at, _)| *at).collect();
         for unit in unsure {
@@ -171,16 +171,6 @@ fn settle_all(w: &mut World, proc: ProcId, at: Place, runs: &[PageRun]) {
         }
         addr = end;
     }
-}
-
-/// A private page without content: 6.12 puts the zero page in its place when it splits a huge page
-/// (split_huge_page_to_list_to_order, RMP_USE_SHARED_ZEROPAGE).
-fn holds_zeroes(w: &World, entry: &Entry) -> bool {
-    let Slot::Page(body) = entry.slot else { return false };
-    let body = &w.bodies[body];
-    let zero = |words: &[Word; 2]| *words == [Word::Zero; 2];
-    let quiet = body.vague.is_empty() && !body.size.is_huge() && body.file.is_none();
-    quiet && body.words.values().all(zero)
 }
 
 /// An unsure entry becomes what was seen.

@@ -494,6 +494,15 @@ impl World {
         let Some(p) = self.procs.get(&proc) else { return Vec::new() };
         p.vmas.range(..end).map(|(_, v)| v).filter(|v| v.end > start).cloned().collect()
     }
+    /// A private page without content: 6.12 puts the zero page in its place when it splits a huge page
+    /// (split_huge_page_to_list_to_order, RMP_USE_SHARED_ZEROPAGE).
+    pub fn holds_zeroes(&self, entry: &Entry) -> bool {
+        let Slot::Page(body) = entry.slot else { return false };
+        let body = &self.bodies[body];
+        let zero = |words: &[Word; 2]| *words == [Word::Zero; 2];
+        let quiet = body.vague.is_empty() && !body.size.is_huge() && body.file.is_none();
+        quiet && body.words.values().all(zero)
+    }
     /// Is this of a file that was unmapped whole by a punch inside its first page (D-09)?
     pub fn head_punched(&self, vma: &Vma) -> bool {
         matches!(vma.backing, Backing::File { key, .. } if self.files[key].head_punched)

@@ -88,6 +88,12 @@ pub(super) fn sums(w: &World, proc: ProcId, start: u64, end: u64, frames: &Frame
             (Slot::HwPoison { .. }, true) => sums.hugetlb_poisoned += kb,
             // The mapping of a huge file page goes when it is split for the poison.
             (Slot::HwPoison { own: false }, false) if maybe_huge(w, vma) => sums.rss_max += kb,
+            // A huge page was split, and the zero page may stand here instead.
+            (Slot::Page(b), false)
+                if w.bodies[b].loose && w.family == Family::U612 && w.holds_zeroes(entry) =>
+            {
+                sums.rss_max += kb;
+            }
             (Slot::Page(_) | Slot::HwPoison { .. }, false) => {
                 sums.rss_min += kb;
                 sums.rss_max += kb;

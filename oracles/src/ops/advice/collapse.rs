@@ -301,14 +301,15 @@ fn anon_chance(w: &World, cx: &Cx<'_>, vma: &Vma, at: u64) -> Chance {
     chance
 }
 
-/// May the walk over the block meet an entry that is none or zero before one with a wp bit? Where
+/// May the walk over the block meet an entry that is none or zero before one with a wp bit (of a zero
+/// page with the bit it sees the zeros first)? Where
 /// somebody waits that ends it with EBUSY on 6.12, EINVAL on 6.1 (hpage_collapse_scan_pmd,
 /// madvise_collapse_errno); poison is passed over until all is scanned.
 fn hole_comes_first(all: &[Option<Entry>]) -> bool {
     let hole = |e: &Option<Entry>| e.is_none_or(|e| matches!(e.slot, Slot::Zero | Slot::Unsure));
     let wp = |e: &Option<Entry>| e.is_some_and(|e| e.wp || e.slot == Slot::Marker);
     let first = |f: &dyn Fn(&Option<Entry>) -> bool| all.iter().position(f).unwrap_or(all.len());
-    first(&hole) < first(&wp)
+    first(&hole) < all.len() && first(&hole) <= first(&wp)
 }
 
 fn unpinned_chance(w: &World, vma: &Vma, all: &[Option<Entry>], huge: bool) -> Chance {

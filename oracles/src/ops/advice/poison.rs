@@ -146,6 +146,9 @@ pub(super) fn hard(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
             return Ok(());
         }
         poison(w, body, &vma, at);
+        if thp {
+            loosen_zeros(w, cx.proc, &vma, at);
+        }
         at += vma.unit_bytes();
         if at < end && thp {
             cx.pick(A091, &[Want::OkAny, Want::Err(EFAULT), Want::Err(EBUSY)])?;
@@ -306,6 +309,9 @@ pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
             return cx.pick(A094, &wants).map(|_| ());
         }
         done += 1;
+        if may_be_thp(w, &vma, at) {
+            loosen_zeros(w, cx.proc, &vma, at);
+        }
         at += vma.unit_bytes();
         if at < end && may_be_thp(w, &vma, at) {
             // The rest of a huge page is skipped, if it was one.
@@ -317,6 +323,29 @@ pub(super) fn soft(w: &mut World, cx: &Cx<'_>, start: u64, end: u64) -> Out {
     }
     w.hw_pages.0 += done;
     cx.only(A094, Want::Ok(0))
+}
+
+/// A huge page that is split for a part of it loses its zeros on 6.12: the zero page stands where they
+/// were, but not in locked mappings (try_to_map_unused_to_zeropage). Who maps them, and whether they
+/// count, is the kernel's choice from then on.
+fn loosen_zeros(w: &mut World, proc: ProcId, vma: &Vma, at: u64) {
+    if w.family != Family::U612 || vma.backing != Backing::Anon {
+        return;
+    }
+    let block = at - at % THP;
+    let Some(p) = w.proc(proc) else { return };
+    let zeros: Vec<BodyId> = p
+        .entries
+        .range(block..block + THP)
+        .filter(|(_, entry)| w.holds_zeroes(entry))
+        .filter_map(|(_, entry)| match entry.slot {
+            Slot::Page(body) => Some(body),
+            _ => None,
+        })
+        .collect();
+    for body in zeros {
+        w.bodies[body].loose = true;
+    }
 }
 
 /// The walk may have come by here and read the pages in, or not.
