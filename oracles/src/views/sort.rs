@@ -63,7 +63,9 @@ pub fn entry_class(w: &World, vma: &Vma, unit: u64, entry: Option<Entry>) -> Str
 
 /// Is this behind the end of a file that must not grow, mapped all the same?
 fn behind_the_seal(w: &World, vma: &Vma, unit: u64) -> bool {
-    let Some((key, idx)) = vma.file_unit(unit).filter(|_| w.sealed_file) else { return false };
+    // The first unit of a mapping of half a huge page, which only a wrong model has, begins before it.
+    let sealed = w.sealed_file && unit >= vma.start;
+    let Some((key, idx)) = sealed.then(|| vma.file_unit(unit)).flatten() else { return false };
     let file = &w.files[key];
     file.seals.has(Seals::GROW) && idx * vma.unit_bytes() >= file.size
 }
