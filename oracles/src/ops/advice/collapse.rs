@@ -56,9 +56,9 @@ fn waited_for_behind(w: &World, cx: &Cx<'_>, start: u64, end: u64) -> bool {
             return false;
         };
         (first..last).step_by(BLOCK as usize).any(|at| {
-            let (from, to) = (off + (at - part.vma.start), off + (at - part.vma.start) + BLOCK);
-            let cached = w.files[key].cache.range(from / PAGE..to / PAGE).count();
-            cached < (BLOCK / PAGE) as usize && waited_for(w, key, to, to + PAGE)
+            let from = off + (at - part.vma.start);
+            let behind = from + BLOCK;
+            has_holes(w, key, from / PAGE) && waited_for(w, key, behind, behind + PAGE)
         })
     })
 }
@@ -378,9 +378,13 @@ fn file_chance(w: &World, cx: &Cx<'_>, vma: &Vma, key: FileKey, first: u64, at: 
 fn waits_for_holes(w: &World, vma: &Vma, at: u64) -> bool {
     let Backing::File { key, off } = vma.backing else { return false };
     let first = (off + (at - vma.start)) / PAGE;
-    let last = first + BLOCK / PAGE;
-    let cached = w.files[key].cache.range(first..last).count();
-    cached < (BLOCK / PAGE) as usize && waited_for(w, key, first * PAGE, last * PAGE)
+    has_holes(w, key, first) && waited_for(w, key, first * PAGE, first * PAGE + BLOCK)
+}
+
+/// Does the block of a file that begins with this page lack any?
+fn has_holes(w: &World, key: FileKey, first: u64) -> bool {
+    let pages = BLOCK / PAGE;
+    w.files[key].cache.range(first..first + pages).count() < pages as usize
 }
 
 /// Does a userfaultfd wait for pages of this range of the file?
